@@ -1,0 +1,652 @@
+"""Data setup: filters, genes, priors, neighbours and votes against brute force; every form of input; real pairs."""
+
+import inspect
+import time
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import mudata as mu
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from mudata._core.config import OPTIONS
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import NearestNeighbors
+
+from scspecies import filtering
+from scspecies.core import KEYS, species_data
+from scspecies.filtering import Filters, choose_genes, filter_cells
+from scspecies.preprocessing import (
+    create_mdata,
+    data_level_neighbors,
+    prepare_dataset,
+    rank_within_labels,
+    vote,
+)
+
+N_GENES = 30
+PAIRS = pd.DataFrame({"context": [f"m{i}" for i in range(N_GENES)], "target": [f"h{i}" for i in range(N_GENES)]})
+NAMES = ["B cell", "T/NK cell", "Mast cell"]
+
+
+def dataset(prefix, seed, n=120, genes=N_GENES):
+    """Three cell types that differ in ten genes each, two donors."""
+    rng = np.random.default_rng(seed)
+    kind = np.arange(n) % 3
+    means = np.ones((n, genes))
+    for k in range(3):
+        means[kind == k, 10 * k : 10 * (k + 1)] = 5
+    obs = pd.DataFrame(
+        {
+            "type": np.array(NAMES)[kind],
+            "donor": np.where(np.arange(n) < n // 2, "z", "a"),
+            "age": rng.integers(1, 9, n),
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    var = pd.DataFrame({"length": np.arange(genes)}, index=[f"{prefix}{i}" for i in range(genes)])
+    adata = ad.AnnData(sp.csr_matrix(rng.poisson(means).astype(np.float32)), obs=obs, var=var)
+    adata.obsm["spatial"] = rng.random((n, 2))
+    adata.uns["source"] = {"lab": "x", "list": [1, 2]}
+    return adata
+
+
+def prepare(adata, cells="type", **options):
+    return prepare_dataset(adata, "donor", cells, name="mouse", role="context", taxon=10090, **options)
+
+
+def pair(**options):
+    builder = create_mdata(dataset("m", 0), "donor", "type")
+    builder.setup_target_adata(dataset("h", 1), "donor", "type", orthologues=PAIRS, **options)
+    return builder
+
+
+def dense(matrix):
+    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
+
+
+def assert_same(a, b):
+    """Compare two AnnData deeply, with types and order."""
+    assert type(a.X) is type(b.X) and (a.X is None or a.X.dtype == b.X.dtype)
+    if sp.issparse(a.X):
+        for part in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(a.X, part), getattr(b.X, part))
+    elif a.X is not None:
+        np.testing.assert_array_equal(a.X, b.X)
+    pd.testing.assert_frame_equal(a.obs, b.obs)
+    pd.testing.assert_frame_equal(a.var, b.var)
+    assert list(a.obsm) == list(b.obsm) and all((a.obsm[k] == b.obsm[k]).all() for k in a.obsm)
+    assert list(a.layers) == list(b.layers) and all((dense(a.layers[k]) == dense(b.layers[k])).all() for k in a.layers)
+    assert dict(a.uns) == dict(b.uns)
+
+
+# ---------------------------------------------------------------- signatures
+
+
+def test_signatures_keep_the_published_names_order_and_defaults():
+    def published(function):
+        parameters = list(inspect.signature(function).parameters.values())
+        assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
+        return {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"}
+
+    required = inspect.Parameter.empty
+    setup = {"adata": required, "batch_key": required, "cell_key": required, "dataset_name": "mouse"}
+    setup |= {"NCBI_Taxon_ID": 10090, "n_top_genes": None, "min_non_zero_genes": 0.025}
+    setup |= {"min_cell_type_size": 20, "min_batch_size": 20}
+    assert list(published(create_mdata).items()) == list(setup.items())
+    target = {"adata": required, "batch_key": required, "cell_key": None, "eval_nns_keys": None}
+    target |= {"dataset_name": "human", "NCBI_Taxon_ID": 9606, "n_top_genes": None, "compute_log1p": True}
+    target |= {"nn_kwargs": None}
+    assert list(published(create_mdata.setup_target_adata).items()) == list(target.items())
+    result = {"return_mdata": True, "save": True, "save_path": "data", "save_name": "mudata"}
+    assert list(published(create_mdata.return_mdata).items()) == list(result.items())
+
+
+# ---------------------------------------------------------------- filters and genes
+
+
+def filtered_by_hand(counts, batch, labels, filters):
+    """The rules, one cell and one group at a time."""
+    kept = {i for i, row in enumerate(counts) if (row > 0).sum() >= max(filters.min_non_zero_genes * len(row), 1)}
+    while True:
+        drop = set()
+        for groups, minimum in ((labels, filters.min_cell_type_size), (batch, filters.min_batch_size)):
+            if groups is None:
+                continue
+            for group in set(groups):
+                members = {i for i in kept - drop if groups[i] == group}
+                if len(members) < minimum:
+                    drop |= members
+        if not drop:
+            return sorted(kept)
+        kept -= drop
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_filters_against_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(0.4, (300, 20)) * (rng.random((300, 1)) > 0.1)
+    batch = rng.choice(list("abcdefg"), 300, p=np.array([8, 8, 4, 2, 1, 1, 1]) / 25)
+    labels = np.where(rng.random(300) < 0.6, batch, rng.choice(list("TUVW"), 300)) if seed % 3 else None
+    filters = Filters(0.15, 25, 30)
+    kept, removed = filter_cells(sp.csr_matrix(counts), batch, labels, filters=filters)
+    assert np.flatnonzero(kept).tolist() == filtered_by_hand(counts, batch, labels, filters)
+    assert removed["number"].sum() == 300 - kept.sum() and set(removed["of"]) == {"cells"}
+    assert removed.loc[removed["reason"] == "no counts", "number"].sum() == (counts.sum(1) == 0).sum()
+    for groups, minimum in ((batch, 30), (labels, 25)):
+        if groups is not None:
+            assert (np.unique(groups[kept], return_counts=True)[1] >= minimum).all()
+
+
+def test_thresholds_of_zero_keep_all_but_empty_cells():
+    counts = sp.csr_matrix(np.diag([1, 1, 0, 1]))
+    kept, removed = filter_cells(counts, np.array(list("abcd")), filters=Filters(0, 0, 0))
+    assert kept.tolist() == [True, True, False, True]
+    assert removed.values.tolist() == [["cells", "no counts", "", 1]]
+
+
+def test_a_threshold_of_the_exact_fraction_keeps_the_cell():
+    counts = sp.csr_matrix(np.triu(np.ones((40, 40))))
+    for share in (0.025, 0.1, 0.3, 0.7, 1.0):
+        kept, _ = filter_cells(counts, np.array(["a"] * 40), filters=Filters(share, 0, 0))
+        assert kept.sum() == 40 - round(share * 40) + 1
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_genes_are_chosen_by_pearson_residuals(batches):
+    """Against the formula of Lause et al. 2021: theta = 100, residuals clipped at the root of the number of cells."""
+    rng = np.random.default_rng(0)
+    counts = rng.negative_binomial(2, 0.4, (200, 60)) * (rng.random((200, 60)) < 0.7)
+    counts[:100, :8] *= 4
+    counts[:, 20] = 0
+    batch = np.array(["x", "y"])[np.arange(200) % batches]
+    ranks = []
+    for name in np.unique(batch):
+        x = counts[batch == name]
+        mu_ = x.sum(1, keepdims=True) * x.sum(0, keepdims=True) / x.sum()
+        with np.errstate(invalid="ignore"):
+            residual = (x - mu_) / np.sqrt(mu_ + mu_**2 / 100)
+        variance = np.nan_to_num(np.clip(residual, -np.sqrt(len(x)), np.sqrt(len(x)))).var(axis=0)
+        ranks.append(np.argsort(np.argsort(-variance)))
+    chosen = choose_genes(sp.csr_matrix(counts.astype(np.float32)), batch, 10)
+    assert chosen.sum() == 10 and not chosen[20]
+    if batches == 1:
+        assert set(np.flatnonzero(chosen)) == set(np.flatnonzero(ranks[0] < 10))
+    else:  # chosen in both batches comes before chosen in one
+        both = np.flatnonzero((ranks[0] < 10) & (ranks[1] < 10))
+        assert set(both) <= set(np.flatnonzero(chosen))
+
+
+def test_the_size_of_the_pieces_does_not_change_the_choice(monkeypatch):
+    counts = dataset("m", 3).X
+    whole = choose_genes(counts, np.array(["a"] * 120), 7)
+    monkeypatch.setattr(filtering, "_DENSE_ENTRIES", 240)
+    assert (choose_genes(counts, np.array(["a"] * 120), 7) == whole).all()
+
+
+def test_no_step_sees_what_a_later_step_drops():
+    """A batch whose cells only express a gene that is not chosen goes, and its type with it."""
+    adata = dataset("m", 0, n=150)
+    x = dense(adata.X)
+    x[:, -1] = 1
+    lonely = np.arange(120, 150)
+    x[lonely, :-1] = 0
+    adata.X = sp.csr_matrix(x)
+    adata.obs["donor"] = np.where(np.arange(150) < 120, adata.obs["donor"], "late")
+    adata.obs.loc[adata.obs_names[110:], "type"] = "doomed"
+    with pytest.warns(UserWarning, match="no counts in the chosen genes"):
+        prepared = prepare(adata, n_top_genes=20)
+    assert prepared.n_obs == 110 and prepared.n_vars == 20
+    assert set(prepared.obs["donor"]) == {"a", "z"} and "doomed" not in set(prepared.obs["type"])
+    assert "m29" not in prepared.var_names
+    removed = prepared.uns["removed"]
+    assert removed.loc[removed["of"] == "cells", "number"].sum() == 40
+    assert removed.loc[removed["of"] == "genes", "number"].sum() == 10
+
+    again = prepare(prepared, n_top_genes=20)  # nothing is left to do
+    assert again.shape == prepared.shape and "cells" not in set(again.uns["removed"]["of"])
+    sums = dense(prepared.X).sum(1)
+    for donor in "az":
+        rows = (prepared.obs["donor"] == donor).to_numpy()
+        assert np.allclose(prepared.obs.loc[rows, KEYS.library_mean], np.log(sums[rows]).mean(), atol=1e-5)
+        assert np.allclose(prepared.obs.loc[rows, KEYS.library_std], np.log(sums[rows]).std(), atol=1e-5)
+
+
+# ---------------------------------------------------------------- one dataset, every form of input
+
+
+FORMS = {
+    "csr": lambda x: sp.csr_matrix(x),
+    "csc int64": lambda x: sp.csc_matrix(x.astype(np.int64)),
+    "csr array": lambda x: sp.csr_array(x.astype(np.float64)),
+    "dense float64": lambda x: x.astype(np.float64),
+    "dense uint16": lambda x: x.astype(np.uint16),
+    "column order": lambda x: np.asfortranarray(x),
+    "stored zeros": lambda x: sp.csr_matrix((x.ravel(), np.indices(x.shape).reshape(2, -1)), shape=x.shape),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", ["X", "layer"])
+def test_counts_of_any_form_give_the_same(form, place):
+    expected = prepare(dataset("m", 0))
+    adata = dataset("m", 0)
+    x = FORMS[form](dense(adata.X))
+    if place == "X":
+        adata.X = x
+    else:
+        adata.layers["raw"] = x
+        adata.X = np.full(adata.shape, 0.5) if form == "csr" else None
+    before = adata.copy()
+    prepared = prepare(adata, layer=None if place == "X" else "raw")
+    assert_same(adata, before)
+    assert isinstance(prepared.X, sp.csr_matrix) and prepared.X.dtype == np.float32 and (prepared.X.data != 0).all()
+    assert (prepared.X != expected.X).nnz == 0
+    pd.testing.assert_frame_equal(prepared.obs, expected.obs)
+
+
+def test_entries_in_two_parts_are_added():
+    adata = dataset("m", 0)
+    x = adata.X.tocoo()
+    parts = np.concatenate([x.data - 1, np.ones_like(x.data)])
+    indptr = adata.X.indptr * 2
+    order = np.argsort(np.concatenate([x.row, x.row]), kind="stable")
+    doubled = sp.csr_matrix((parts[order], np.concatenate([x.col, x.col])[order], indptr), shape=x.shape)
+    adata.X = doubled
+    stored = adata.X.nnz
+    prepared = prepare(adata)
+    assert adata.X.nnz == stored == 2 * x.nnz
+    assert (dense(prepared.X) == x.toarray()[:, dense(x).any(0)]).all()
+
+
+def test_views_and_backed_files(tmp_path):
+    whole = dataset("m", 0, n=240)
+    rows = np.arange(240) % 2 == 0
+    expected = prepare(whole[rows].copy())
+    before = whole.copy()
+    view = whole[rows]
+    pd.testing.assert_frame_equal(prepare(view).obs, expected.obs)
+    assert (prepare(view).X != expected.X).nnz == 0
+    assert view.is_view
+    assert_same(whole, before)
+
+    whole.write(tmp_path / "mouse.h5ad")
+    content = (tmp_path / "mouse.h5ad").read_bytes()
+    backed = ad.read_h5ad(tmp_path / "mouse.h5ad", backed="r")
+    for given in (backed, backed[rows]):
+        prepared = prepare(given)
+        assert not prepared.isbacked and prepared.n_obs == given.n_obs
+    assert (prepared.X != expected.X).nnz == 0 and backed.isbacked
+    backed.file.close()
+    assert (tmp_path / "mouse.h5ad").read_bytes() == content
+
+
+def test_what_the_user_has_stays_cut_to_what_is_kept():
+    adata = dataset("m", 0)
+    adata.layers["half"] = adata.X / 2
+    adata.obs.loc[adata.obs_names[:5], "type"] = "rare"
+    adata.obs["type"] = pd.Categorical(adata.obs["type"], [*NAMES, "rare", "never seen"])
+    before = adata.copy()
+    prepared = prepare(adata, n_top_genes=12)
+    assert_same(adata, before)
+    kept = before[5:, prepared.var_names]
+    assert prepared.obs_names.tolist() == kept.obs_names.tolist() and prepared.n_vars == 12
+    assert prepared.obs["age"].tolist() == kept.obs["age"].tolist()
+    assert prepared.var["length"].tolist() == kept.var["length"].tolist()
+    assert (prepared.obsm["spatial"] == kept.obsm["spatial"]).all()
+    assert (dense(prepared.layers["half"]) * 2 == dense(prepared.X)).all()
+    assert prepared.uns["source"] == before.uns["source"]
+    assert prepared.obs["type"].cat.categories.tolist() == sorted(NAMES)
+    prepared.uns["source"]["list"].append(3)
+    prepared.obs["age"] = 0
+    assert_same(adata, before)
+
+
+@pytest.mark.parametrize("kind", ["text", "category", "numbers"])
+def test_labels_and_batches_of_any_kind(kind):
+    adata = dataset("m", 0)
+    if kind == "numbers":
+        adata.obs["type"] = adata.obs["type"].map({name: i for i, name in enumerate(NAMES)})
+        adata.obs["donor"] = adata.obs["donor"].map({"z": 10, "a": 9})
+    elif kind == "category":
+        adata.obs = adata.obs.astype({"type": "category", "donor": "category"})
+    prepared = prepare(adata)
+    batches = ["10", "9"] if kind == "numbers" else ["a", "z"]
+    assert prepared.uns["metadata"]["batches"] == batches  # sorted as text
+    codes = prepared.obsm[KEYS.batch].argmax(1)
+    assert np.array(batches)[codes].tolist() == adata.obs["donor"].astype(str).tolist()
+    assert (prepared.obsm[KEYS.batch].sum(1) == 1).all() and prepared.obsm[KEYS.batch].dtype == np.float32
+    assert set(prepared.obs["type"].cat.categories) == set(adata.obs["type"].astype(str))
+    assert species_data(prepared).batch_names == tuple(batches)
+
+
+def test_metadata_is_complete_and_can_be_written(tmp_path):
+    prepared = prepare(dataset("m", 0), cells=None)
+    assert prepared.uns["metadata"] == {
+        "name": "mouse", "role": "context", "batch_key": "donor", "cell_key": "unknown",
+        "NCBI_Taxon_ID": 10090, "batches": ["a", "z"],
+    }  # fmt: skip
+    prepared.write(tmp_path / "mouse.h5ad")
+    data = species_data(ad.read_h5ad(tmp_path / "mouse.h5ad"))
+    assert data.batch_names == ("a", "z") and data.n_cells == 120
+
+
+def test_an_entry_of_the_user_under_our_name_is_announced():
+    adata = dataset("m", 0)
+    adata.uns["metadata"] = {"paper": "x"}
+    with pytest.warns(UserWarning, match=r"mouse.uns\['metadata'\] has another meaning here"):
+        prepared = prepare(adata)
+    assert adata.uns["metadata"] == {"paper": "x"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(prepared)
+
+
+def test_removals_are_logged_warned_of_or_refused(caplog):
+    adata = dataset("m", 0)
+    adata.obs.loc[adata.obs_names[:8], "type"] = "rare/one"
+    with caplog.at_level("INFO", logger="scspecies.filtering"):
+        prepare(adata)
+    assert "mouse: 8 of 120 cells (6.7%) removed: 8 by min_cell_type_size=20 [rare/one (8)]." in caplog.text
+    with pytest.warns(UserWarning, match=r"82 of 120 cells .*min_cell_type_size=38.*Set `min_cell_type_size` lower"):
+        prepare(adata, filters=Filters(min_cell_type_size=38, min_batch_size=0))
+    with pytest.raises(ValueError, match=r"Expected cells to be left in mouse: 120 of 120 cells .*min_batch_size=70"):
+        prepare(adata, filters=Filters(min_batch_size=70))
+
+
+# ---------------------------------------------------------------- neighbours and votes
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "correlation"])
+@pytest.mark.parametrize("log1p", [True, False])
+def test_neighbours_against_sklearn(metric, log1p):
+    context, target = dataset("m", 0).X, dataset("h", 1, n=50).X
+    indices, distances = data_level_neighbors(context, target, log1p=log1p, n_neighbors=9, metric=metric, block_size=32)
+    x, y = (np.log1p(dense(m)) if log1p else dense(m) for m in (context, target))
+    expected, at = NearestNeighbors(n_neighbors=9, metric=metric, algorithm="brute").fit(x).kneighbors(y)
+    assert np.allclose(distances, expected, atol=1e-4)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(indices, at, strict=True)]) > 8.9  # ties may differ
+
+
+def test_ranks_against_a_loop():
+    rng = np.random.default_rng(0)
+    labels, share = rng.choice(list("abc"), 200), rng.integers(1, 26, 200) / 25
+    distance = rng.random(200)
+    rank = rank_within_labels(labels, share, distance)
+    for i in range(200):
+        same = np.flatnonzero(labels == labels[i])
+        before = [j for j in same if (-share[j], distance[j]) < (-share[i], distance[i])]
+        assert rank[i] == pytest.approx(len(before) / len(same))
+    assert rank.min() == 0 and rank.max() < 1
+
+
+def test_only_the_first_25_vote():
+    labels = np.array(["a"] * 13 + ["b"] * 100)
+    indices = np.tile(np.arange(113), (2, 1))
+    indices[1] = indices[1][::-1]
+    found, _ = vote(labels, indices, np.tile(np.linspace(0, 1, 113), (2, 1)))
+    assert found.tolist() == ["a", "b"]
+
+
+def test_cells_without_shared_counts_are_ranked_last():
+    target = dataset("h", 1)
+    target.X = dense(target.X)
+    target.X[:6, :15] = 0
+    few = PAIRS.head(15)
+    builder = create_mdata(dataset("m", 0), "donor", "type")
+    with pytest.warns(UserWarning, match="human: 6 cells have no counts in the 15 shared genes"):
+        builder.setup_target_adata(target, "donor", "type", orthologues=few)
+    obs = builder.datasets["human"].obs
+    lost = obs.iloc[:6]
+    for label, cells in obs.groupby("pred_nns_type", observed=True):
+        inside = lost[lost["pred_nns_type"] == label]
+        assert (inside["top_percent_type"] >= 1 - len(inside) / len(cells) - 1e-9).all()
+
+
+# ---------------------------------------------------------------- the builder
+
+
+def test_a_pair_has_all_that_the_model_reads():
+    mouse, human = dataset("m", 0), dataset("h", 1)
+    before = mouse.copy(), human.copy()
+    builder = create_mdata(mouse, "donor", "type")
+    builder.setup_target_adata(human, "donor", "type", eval_nns_keys=["type", "donor"], orthologues=PAIRS)
+    mdata = builder.return_mdata(save=False)
+    assert_same(mouse, before[0])
+    assert_same(human, before[1])
+    context, target = mdata["mouse"], mdata["human"]
+    assert target.obsm["ind_neigh_nns"].shape == (120, 120) and target.obsm["ind_neigh_nns"].dtype == np.int64
+    assert target.var["var_names_transl"].tolist() == context.var_names.tolist()
+    assert balanced_accuracy_score(target.obs["type"], target.obs["pred_nns_type"]) > 0.95
+    assert {"pred_nns_donor", "top_percent_donor"} <= set(target.obs) and "pred_nns_age" not in target.obs
+    labels = context.obs["type"].astype(str).to_numpy()
+    votes = pd.DataFrame(labels[target.obsm["ind_neigh_nns"][:, :25]]).mode(axis=1)
+    clear = votes.notna().sum(axis=1) == 1
+    assert (votes.loc[clear.to_numpy(), 0].to_numpy() == target.obs["pred_nns_type"][clear.to_numpy()]).all()
+    assert builder.orthologues["human"].counts["one_to_one"] == N_GENES
+    assert builder.removed["mouse"] is context.uns["removed"] and list(builder.removed) == ["mouse", "human"]
+    assert mdata.n_obs == 240 and mdata.obs_names.is_unique
+
+
+def test_options_reach_the_search():
+    options = {"n_neighbors": 7, "metric": "euclidean", "block_size": 11, "device": "cpu"}
+    target = pair(nn_kwargs=options, compute_log1p=False).datasets["human"]
+    x, y = dense(dataset("m", 0).X), dense(dataset("h", 1).X)
+    nearest = ((y[:, None] - x[None]) ** 2).sum(-1)
+    assert target.obsm["ind_neigh_nns"].shape == (120, 7)
+    assert (np.take_along_axis(nearest, target.obsm["ind_neigh_nns"], 1) == np.sort(nearest)[:, :7]).all()
+
+
+def test_filters_of_the_target_are_the_contexts_unless_given():
+    builder = create_mdata(dataset("m", 0), "donor", "type", min_cell_type_size=5, min_batch_size=5)
+    human = dataset("h", 1)
+    human.obs.loc[human.obs_names[:8], "type"] = "rare"
+    builder.setup_target_adata(human, "donor", "type", orthologues=PAIRS)
+    builder.setup_target_adata(human, "donor", "type", orthologues=PAIRS, dataset_name="strict", min_cell_type_size=9)
+    builder.setup_target_adata(human, "donor", orthologues=PAIRS, dataset_name="unlabelled", min_cell_type_size=9)
+    assert [builder.datasets[name].n_obs for name in ("human", "strict", "unlabelled")] == [120, 112, 120]
+    assert builder.datasets["unlabelled"].uns["metadata"]["cell_key"] == KEYS.unknown
+    mdata = builder.return_mdata(save=False)
+    assert list(mdata.mod) == ["mouse", "human", "strict", "unlabelled"] and mdata.obs_names.is_unique
+    assert mdata["strict"].obs_names[0].startswith("strict:cell")
+    assert [m.uns["metadata"]["role"] for m in mdata.mod.values()] == ["context", "target", "target", "target"]
+    assert builder.return_mdata(save=False)["strict"].obs_names[0].count(":") == 1
+
+
+def test_distinct_cell_names_stay_as_they_are():
+    human = dataset("h", 1)
+    human.obs_names = "h" + human.obs_names
+    builder = create_mdata(dataset("m", 0), "donor", "type")
+    builder.setup_target_adata(human, "donor", orthologues=PAIRS)
+    mdata = builder.return_mdata(save=False)
+    assert mdata["mouse"].obs_names[0] == "cell0" and mdata["human"].obs_names[0] == "hcell0"
+
+
+def test_round_trip_without_a_flood_of_warnings(tmp_path):
+    builder = pair()
+    before = dict(OPTIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mdata = builder.return_mdata(save_path=tmp_path / "new" / "folder", save_name="pair")
+    assert before == OPTIONS  # mudata's global settings are as they were
+    assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == ["pair.h5mu"]
+    with mu.set_options(pull_on_update=False):
+        again = mu.read_h5mu(tmp_path / "new" / "folder" / "pair.h5mu")
+    for name, given in mdata.mod.items():
+        read = again[name]
+        pd.testing.assert_frame_equal(read.obs, given.obs)
+        pd.testing.assert_frame_equal(read.var, given.var)
+        pd.testing.assert_frame_equal(read.uns["removed"], given.uns["removed"], check_dtype=False)
+        assert (read.X != given.X).nnz == 0
+        assert all((read.obsm[key] == given.obsm[key]).all() for key in given.obsm)
+        a, b = species_data(read), species_data(given)
+        assert a.name == b.name and a.batch_names == b.batch_names and (a.genes == b.genes).all()
+
+
+def test_a_failed_write_leaves_the_older_file(tmp_path, monkeypatch):
+    builder = pair()
+    assert builder.return_mdata(return_mdata=False, save_path=tmp_path) is None
+    content = (tmp_path / "mudata.h5mu").read_bytes()
+
+    def fail(self, path):
+        Path(path).write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(mu.MuData, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        builder.return_mdata(save_path=tmp_path)
+    assert (tmp_path / "mudata.h5mu").read_bytes() == content and len(list(tmp_path.iterdir())) == 1
+
+
+def test_nothing_is_written_unless_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(pair().return_mdata(save=False), mu.MuData)
+    assert not list(tmp_path.iterdir())
+    pair().return_mdata(save_name="x.h5mu")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.h5mu")] == ["data/x.h5mu"]
+
+
+def test_global_random_state_and_result_are_the_same_twice():
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    a, b = pair(n_top_genes=20), pair(n_top_genes=20)
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    pd.testing.assert_frame_equal(a.datasets["human"].obs, b.datasets["human"].obs)
+    assert (a.datasets["human"].obsm["ind_neigh_nns"] == b.datasets["human"].obsm["ind_neigh_nns"]).all()
+
+
+# ---------------------------------------------------------------- wrong input
+
+
+def spoil(**changes):
+    adata = dataset("h", 1)
+    for name, value in changes.items():
+        setattr(adata, name, value)
+    return adata
+
+
+def with_missing(column):
+    adata = dataset("h", 1)
+    adata.obs[column] = adata.obs[column].where(np.arange(120) != 3)
+    return adata
+
+
+def with_value(value):
+    adata = dataset("h", 1)
+    adata.X = dense(adata.X)
+    adata.X[4, 2] = value
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("adata", "options", "error", "message"),
+    [
+        (with_value(-1), {}, ValueError, "raw counts .* in new.X, found negative values such as -1"),
+        (with_value(0.5), {}, ValueError, "in new.X, found fractional values such as 0.5"),
+        (with_value(np.nan), {}, ValueError, "in new.X, found missing or infinite values"),
+        (with_missing("donor"), {}, ValueError, r"new.obs\['donor'\], found 1 missing values"),
+        (with_missing("type"), {}, ValueError, r"new.obs\['type'\], found 1 missing values"),
+        (spoil(obs_names=["a", *"a" * 119]), {}, ValueError, "Expected unique new.obs_names, found 'a'"),
+        (spoil(var_names=["g"] * N_GENES), {}, ValueError, "Expected unique new.var_names, found 'g' .*make_unique"),
+        (spoil(var_names=[f"q{i}" for i in range(N_GENES)]), {}, ValueError, "found none among 'm0', 'm1', 'm2' ..."),
+        (dataset("h", 1)[:0], {}, ValueError, "Expected cells and genes in new, found 0 cells and 30 genes"),
+        (np.ones((3, 3)), {}, TypeError, "Expected `adata` to be an AnnData, found ndarray"),
+        (None, {"batch_key": "lab"}, KeyError, "Expected 'lab' in new.obs, found 'type', 'donor', 'age'"),
+        (None, {"cell_key": "kind"}, KeyError, "Expected 'kind' in new.obs"),
+        (None, {"eval_nns_keys": ["type", "kind"]}, KeyError, "Expected 'kind' in mouse.obs"),
+        (None, {"layer": "raw"}, KeyError, "Expected 'raw' in new.layers, found nothing"),
+        (None, {"dataset_name": "mouse"}, ValueError, "Expected a new `dataset_name`, found 'mouse'"),
+        (None, {"dataset_name": "a/b"}, ValueError, "Expected `dataset_name` to be text without '/', found 'a/b'"),
+        (None, {"n_top_genes": 0}, ValueError, "Expected `n_top_genes` to be a whole number of at least 1, found 0"),
+        (None, {"NCBI_Taxon_ID": "human"}, TypeError, "Expected `NCBI_Taxon_ID` to be a whole number, found 'human'"),
+        (None, {"min_non_zero_genes": 1.5}, ValueError, "`min_non_zero_genes` to be a number between 0 and 1"),
+        (None, {"min_batch_size": 2.5}, TypeError, "`min_batch_size` to be a whole number, found 2.5"),
+        (None, {"nn_kwargs": {"k": 5}}, ValueError, "`nn_kwargs` to be one of 'n_neighbors', 'metric', .*found 'k'"),
+        (None, {"nn_kwargs": {"n_neighbors": 0}}, ValueError, "`n_neighbors` to be a whole number of at least 1"),
+        (None, {"nn_kwargs": {"metric": "angle"}}, ValueError, "`metric` to be one of 'cosine'"),
+        (None, {"device": "cuda:99"}, ValueError, "`device` to be one of 'cpu'"),
+        (None, {"orthologues": "none.csv"}, FileNotFoundError, "Expected an orthologue table at `none.csv`"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_changes_nothing(adata, options, error, message):
+    builder = create_mdata(dataset("m", 0), "donor", "type")
+    given = {"batch_key": "donor", "cell_key": "type", "dataset_name": "new", "orthologues": PAIRS} | options
+    with pytest.raises(error, match=message):
+        builder.setup_target_adata(dataset("h", 1) if adata is None else adata, **given)
+    assert list(builder.datasets) == list(builder.removed) == ["mouse"] and not builder.orthologues
+    with pytest.raises(RuntimeError, match="Expected a target dataset, found none. Call `setup_target_adata` first."):
+        builder.return_mdata(save=False)
+
+
+def test_the_context_needs_labels():
+    with pytest.raises(ValueError, match="Expected `cell_key` to name the cell types of the context, found None"):
+        create_mdata(dataset("m", 0), "donor", None)
+
+
+# ---------------------------------------------------------------- real data
+
+
+def real_pair(folder, context, target, key, **options):
+    mouse, human = (ad.read_h5ad(folder / f"{name}.h5ad") for name in (context, target))
+    builder = create_mdata(mouse, "batch", key, **options)
+    builder.setup_target_adata(human, "batch", key, **options)
+    obs = builder.return_mdata(save=False)["human"].obs.astype({key: str, f"pred_nns_{key}": str})
+    shared = obs[obs[key].isin(builder.context.obs[key].astype(str))]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        score = balanced_accuracy_score(shared[key], shared[f"pred_nns_{key}"])
+    return builder, shared, score
+
+
+@pytest.mark.parametrize(("n_top_genes", "at_least"), [(None, 0.8), (2000, 0.92)])
+def test_pancreas(shared_data, n_top_genes, at_least, record_property):
+    start = time.perf_counter()
+    builder, cells, score = real_pair(
+        shared_data, "baron_mouse_pancreas", "baron_human_pancreas_hvg2000", "cell_type", n_top_genes=n_top_genes
+    )
+    record_property("balanced accuracy", score)
+    assert time.perf_counter() - start < 60  # a few seconds on a machine that is free
+    assert score > at_least
+    sure = cells[cells["top_percent_cell_type"] < 0.2]
+    assert (sure["cell_type"] == sure["pred_nns_cell_type"]).mean() > 0.98
+    rare = {"B_cell", "T_cell", "activated_stellate", "immune_other", "schwann"}
+    removed = builder.removed["mouse"]
+    assert set(removed.loc[removed["reason"] == "min_cell_type_size", "group"]) == rare
+    assert builder.datasets["human"].shape[0] == 2812 and builder.context.n_obs == 1886 - 45
+    assert builder.context.n_vars == (2000 if n_top_genes else 14_805)
+
+
+def test_pancreas_neighbours_against_sklearn(shared_data):
+    builder, *_ = real_pair(
+        shared_data, "baron_mouse_pancreas", "baron_human_pancreas_hvg2000", "cell_type", n_top_genes=2000
+    )
+    context, target = builder.context, builder.datasets["human"]
+    shared = [name for name in target.var["var_names_transl"] if name in context.var_names]
+    columns = pd.Index(target.var["var_names_transl"]).get_indexer(shared)
+    x, y = np.log1p(dense(context[:, shared].X)), np.log1p(dense(target.X[:300, columns]))
+    _, at = NearestNeighbors(n_neighbors=250, metric="cosine", algorithm="brute").fit(x).kneighbors(y)
+    agree = [len(set(a) & set(b)) for a, b in zip(target.obsm["ind_neigh_nns"][:300], at, strict=True)]
+    assert np.mean(agree) > 249
+
+
+def test_the_spleen_warns_and_keeps_most_cells(shared_data, record_property):
+    with pytest.warns(
+        UserWarning, match=r"335 of 1,970 cells \(17.0%\) removed: 282 by min_non_zero_genes=0.025; .*Set"
+    ):
+        builder, cells, score = real_pair(
+            shared_data, "mca_mouse_spleen", "pbmc3k_human_pbmc", "cell_type_broad", n_top_genes=2000
+        )
+    record_property("balanced accuracy", score)
+    assert builder.context.n_obs == 1970 - 335
+    assert score > 0.6
+    sure = cells[cells["top_percent_cell_type_broad"] < 0.2]
+    assert (sure["cell_type_broad"] == sure["pred_nns_cell_type_broad"]).mean() > 0.9
+
+
+def test_lower_thresholds_keep_the_whole_spleen(shared_data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mouse = ad.read_h5ad(shared_data / "mca_mouse_spleen.h5ad")
+        builder = create_mdata(mouse, "batch", "cell_type_broad", min_non_zero_genes=0.01, min_cell_type_size=5)
+    assert builder.context.n_obs == 1970
