@@ -8,7 +8,7 @@ __all__ = ['LayerOrder', 'DEFAULT_LAYER_ORDER', 'Distribution', 'Dispersion', 'L
            'normalize_layer_order', 'build_layers', 'VAEConfig', 'NormalEncoder', 'LibraryEncoder', 'draw_normal',
            'Decoder', 'VAEOutput', 'SpeciesVAE', 'Representation', 'evaluation_mode', 'candidate_nll']
 
-# %% ../nbs/03_architecture.ipynb #eccf0236
+# %% ../nbs/03_architecture.ipynb #cd0bdaf0
 import ast
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .core import Minibatch, check_choice, check_number
 
-# %% ../nbs/03_architecture.ipynb #2c3fd849
+# %% ../nbs/03_architecture.ipynb #6db7cab0
 @dataclass(frozen=True, eq=False)
 class Decoded:
     """What the decoder says of cells; shapes broadcast to (..., genes).
@@ -78,7 +78,7 @@ def negative_log_likelihood(counts: Tensor, decoded: Decoded, log_library: Tenso
     """Negative log-likelihood of cells, summed over genes, in nats, shape (...)."""
     return -count_log_prob(counts, decoded, log_library, constants=constants).sum(dim=-1)
 
-# %% ../nbs/03_architecture.ipynb #fd8ff596
+# %% ../nbs/03_architecture.ipynb #109d1850
 def kl_normal(
     mean: Tensor, log_std: Tensor, prior_mean: Tensor | float = 0.0, prior_std: Tensor | float = 1.0
 ) -> Tensor:
@@ -100,7 +100,7 @@ def kl_normal(
     scaled = (torch.exp(2 * log_std) + (mean - prior_mean).square()) / prior_std.square()
     return (prior_std.log() - log_std + 0.5 * scaled - 0.5).sum(dim=-1)
 
-# %% ../nbs/03_architecture.ipynb #f7dbd5f9
+# %% ../nbs/03_architecture.ipynb #f4323694
 LayerOrder = Sequence[Any]
 DEFAULT_LAYER_ORDER: LayerOrder = ("linear", "layer_norm", ("act", nn.ReLU), ("dropout", 0.1))
 
@@ -153,7 +153,7 @@ def normalize_layer_order(order: LayerOrder) -> tuple[Any, ...]:
         raise ValueError(f"Expected a 'linear' entry in `layer_order`, found {list(order)!r}.")
     return entries
 
-# %% ../nbs/03_architecture.ipynb #2bab9548
+# %% ../nbs/03_architecture.ipynb #2b9eef19
 class _Bounded(nn.Module):
     """An activation whose output is clipped to `[low, high]`."""
 
@@ -202,7 +202,7 @@ def build_layers(n_in: int, hidden: Sequence[int], order: LayerOrder) -> nn.Sequ
             n_in = n_out if entry == "linear" else n_in
     return nn.Sequential(*layers)
 
-# %% ../nbs/03_architecture.ipynb #2d01f882
+# %% ../nbs/03_architecture.ipynb #351e034a
 Distribution = Literal["nb", "zinb"]
 Dispersion = Literal["dataset", "batch", "cell"]
 
@@ -256,7 +256,7 @@ class VAEConfig:
         inner = self.inner_layer_order or self.layer_order
         object.__setattr__(self, "inner_layer_order", normalize_layer_order(inner))
 
-# %% ../nbs/03_architecture.ipynb #c7d888bc
+# %% ../nbs/03_architecture.ipynb #ca7cae49
 LOG_STD_LIMITS = (-10.0, 5.0)
 
 
@@ -295,7 +295,7 @@ def draw_normal(mean: Tensor, log_std: Tensor) -> Tensor:
     """Draw from normal distributions so that gradients reach mean and standard deviation."""
     return mean + log_std.exp() * torch.randn_like(mean)
 
-# %% ../nbs/03_architecture.ipynb #aee3ea68
+# %% ../nbs/03_architecture.ipynb #12c445e9
 LOG_ALPHA_LIMITS = (-8.0, 8.0)
 
 
@@ -365,7 +365,7 @@ class Decoder(nn.Module):
         log_alpha = self.log_alpha.clamp(*LOG_ALPHA_LIMITS)
         return batch @ log_alpha if len(log_alpha) > 1 else log_alpha[0]
 
-# %% ../nbs/03_architecture.ipynb #cebd02ff
+# %% ../nbs/03_architecture.ipynb #4a6c9142
 @dataclass(frozen=True, eq=False)
 class VAEOutput:
     """What a pass through a `SpeciesVAE` gives.
@@ -420,8 +420,8 @@ class SpeciesVAE(nn.Module):
 
     @staticmethod
     def encoder_input(counts: Tensor, batch: Tensor) -> Tensor:
-        """What the encoders read: log counts and one-hot batch, shape (cells, genes + batches)."""
-        return torch.cat([torch.log1p(counts), batch], dim=1)
+        """What the encoders read: counts and one-hot batch, shape (cells, genes + batches)."""
+        return torch.cat([counts, batch], dim=1)
 
     def encode_outer(self, counts: Tensor, batch: Tensor) -> Tensor:
         """Output of the outer encoder, shape (cells, hidden_outer[-1])."""
@@ -449,7 +449,7 @@ class SpeciesVAE(nn.Module):
             kl_l = kl_normal(l_mean, l_log_std, batch.library_mean, batch.library_std)
         return VAEOutput(nll, kl_normal(z_mean, z_log_std), kl_l, inter, z_mean, log_library)
 
-# %% ../nbs/03_architecture.ipynb #327dc13e
+# %% ../nbs/03_architecture.ipynb #0320ba4e
 @dataclass(frozen=True, eq=False)
 class Representation:
     """Encoded cells of one species, NumPy `float32`.
@@ -470,7 +470,7 @@ class Representation:
     l_mean: np.ndarray
     l_std: np.ndarray
 
-# %% ../nbs/03_architecture.ipynb #64122f12
+# %% ../nbs/03_architecture.ipynb #a17c8de6
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """No gradients, no dropout and no change of batch statistics inside the block; afterwards all is as before."""
@@ -484,7 +484,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-MAX_DECODED = 2**23  # decoded values (cells x candidates x genes) that are in memory at a time
+MAX_DECODED = 2**20  # decoded values (cells x candidates x genes) that are in memory at a time
 
 
 def candidate_nll(decoder: Decoder, counts: Tensor, batch: Tensor, log_library: Tensor, z: Tensor) -> Tensor:

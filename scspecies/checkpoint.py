@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'FORMAT_VERSION', 'OptimizerClass', 'write_checkpoint', 'read_checkpoint', 'fingerprint', 'SpeciesState',
            'new_state', 'optimizer_name', 'pack_state', 'subset', 'unpack_state']
 
-# %% ../nbs/04a_checkpoint.ipynb #bd28872a
+# %% ../nbs/04a_checkpoint.ipynb #131e724e
 import functools
 import hashlib
 import json
@@ -26,7 +26,7 @@ from .architecture import SpeciesVAE, VAEConfig
 from .core import SpeciesData
 from .training import History
 
-# %% ../nbs/04a_checkpoint.ipynb #27e9b56b
+# %% ../nbs/04a_checkpoint.ipynb #e60ce5f0
 FORMAT = "scspecies checkpoint"
 FORMAT_VERSION = 1
 
@@ -87,7 +87,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     return header, tensors
 
-# %% ../nbs/04a_checkpoint.ipynb #9d6812a9
+# %% ../nbs/04a_checkpoint.ipynb #47b9081a
 def fingerprint(network: nn.Module) -> str:
     """Name the present weights of a network: 16 hexadecimal digits of their SHA-256 hash."""
     digest = hashlib.sha256()
@@ -96,7 +96,7 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/04a_checkpoint.ipynb #f8ca4d63
+# %% ../nbs/04a_checkpoint.ipynb #377a4c70
 OptimizerClass = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -144,7 +144,7 @@ def new_state(
     vae = SpeciesVAE(config, data.n_genes, data.n_batches, homologous.tolist(), log_library_mean).eval().to(device)
     return SpeciesState(vae, optimizer_class(vae.parameters()))
 
-# %% ../nbs/04a_checkpoint.ipynb #ef4b38cb
+# %% ../nbs/04a_checkpoint.ipynb #ec2a5c7e
 def optimizer_name(optimizer_class: Any) -> str:
     """Name of an optimiser class, also of one inside a `functools.partial`, or of an optimiser."""
     if isinstance(optimizer_class, functools.partial):
@@ -196,7 +196,7 @@ def pack_state(state: SpeciesState, data: SpeciesData) -> tuple[dict[str, Any], 
     weights = {f"weights.{name}": tensor for name, tensor in state.vae.state_dict().items()}
     return record, {**weights, **{f"optimizer.{name}": tensor for name, tensor in optimizer_tensors.items()}}
 
-# %% ../nbs/04a_checkpoint.ipynb #e7297363
+# %% ../nbs/04a_checkpoint.ipynb #be7629db
 def _check_same(kind: str, name: str, saved: list[str], found: list[str]) -> None:
     """Raise `ValueError` unless the names of genes or batches are those of the checkpoint."""
     if saved == found:

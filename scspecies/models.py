@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Role', 'Models', 'FitSettings', 'AlignmentSettings', 'Species', 'scSpecies', 'neighbors_workaround']
 
-# %% ../nbs/09_models.ipynb #f6a3debe
+# %% ../nbs/09_models.ipynb #d79b9035
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -58,7 +58,7 @@ from .preprocessing import save_mudata
 from .similarity import all_pairs, cell_scores, latent_neighbors, transfer_labels, transfer_table
 from .training import History, Schedule, encode_cells, fit_context
 
-# %% ../nbs/09_models.ipynb #c6e189d0
+# %% ../nbs/09_models.ipynb #12b3c8a8
 Role = Literal["context", "target"]
 Models = Literal["context", "target", "both"]
 
@@ -103,7 +103,7 @@ def _from_json(record: dict[str, Any], kind: type, *schedules: str) -> Any:
     """Make a settings record again from a checkpoint's JSON."""
     return kind(**{k: Schedule(**v) if k in schedules else v for k, v in record.items()})
 
-# %% ../nbs/09_models.ipynb #41d7361d
+# %% ../nbs/09_models.ipynb #af040d6f
 @dataclass(eq=False)
 class Species:
     """One species of a model: data, form, settings, and the state that changes.
@@ -157,7 +157,7 @@ class Species:
             )
         return self.representation
 
-# %% ../nbs/09_models.ipynb #5c262032
+# %% ../nbs/09_models.ipynb #cdcb3143
 def _prepared(mdata: mu.MuData, key: str, role: Role) -> SpeciesData:
     """The cells of one modality, which must have been prepared for this role."""
     check_key(mdata.mod, key, "mdata.mod")
@@ -177,7 +177,7 @@ def _check_transferable(context: VAEConfig, target: VAEConfig, alignment: Alignm
             f"equal for alignment='inter', found {theirs} and {ours}."
         )
 
-# %% ../nbs/09_models.ipynb #ce0078e9
+# %% ../nbs/09_models.ipynb #5bee914a
 class _Model:
     """What all parts of the model share."""
 
@@ -223,7 +223,7 @@ class _Model:
         """Training curves by modality: one row an epoch, with the loss and its terms (means over cells, in nats)."""
         return {species.key: pd.DataFrame(species.state.history) for species in (self.context, self.target)}
 
-# %% ../nbs/09_models.ipynb #a4728527
+# %% ../nbs/09_models.ipynb #34a7308f
 def _keyed(stem: str, save_key: str, ending: str) -> str:
     """File name of `stem`, with the user's key if there is one."""
     return f"{stem}_{save_key}{ending}" if save_key else f"{stem}{ending}"
@@ -309,7 +309,7 @@ class _Checkpoints(_Model):
         """
         return save_mudata(self.mdata, self.directory / "data" / _keyed("mudata", save_key, ".h5mu"))
 
-# %% ../nbs/09_models.ipynb #40fec516
+# %% ../nbs/09_models.ipynb #b32b43b9
 def _schedule(schedule: Schedule, rises: bool) -> Schedule:
     """The schedule as it is, or its last value throughout."""
     return schedule if rises else Schedule(schedule.stop, schedule.stop, 0)
@@ -445,7 +445,7 @@ class _Training(_Checkpoints):
         rank = target.obs[KEYS.confidence_rank(cell_key)].to_numpy()
         return target.obsm[KEYS.neighbors][:, : self.alignment.k_neigh], rank < self.alignment.top_percent / 100
 
-# %% ../nbs/09_models.ipynb #33def389
+# %% ../nbs/09_models.ipynb #6011141c
 class _Encoding(_Training):
     """Encode cells."""
 
@@ -533,7 +533,7 @@ class _Encoding(_Training):
         adata.uns[KEYS.representation] = {"run": species.state.run, "aligned_to": species.state.aligned_to}
         species.representation = encoded
 
-# %% ../nbs/09_models.ipynb #1da7458a
+# %% ../nbs/09_models.ipynb #03982f14
 class _Similarity(_Encoding):
     """Score how similar cells are."""
 
@@ -641,7 +641,7 @@ def _check_rows(name: str, rows: np.ndarray, species: Species) -> None:
         wrong = rows.min() if rows.min() < 0 else rows.max()
         raise IndexError(f"Expected `{name}` to be rows of the {n_cells} cells of '{species.key}', found {wrong}.")
 
-# %% ../nbs/09_models.ipynb #8fa0d7b8
+# %% ../nbs/09_models.ipynb #97f8c432
 class _Labels(_Similarity):
     """Transfer labels, and judge the transfer."""
 
@@ -760,7 +760,7 @@ class _Labels(_Similarity):
             label_values(context, context_label_key, self.context.key),
         )
 
-# %% ../nbs/09_models.ipynb #77652378
+# %% ../nbs/09_models.ipynb #8f582beb
 class scSpecies(_Labels):  # noqa: N801 (the published name)
     """Align a target species to an annotated context species.
 
@@ -908,7 +908,7 @@ class scSpecies(_Labels):  # noqa: N801 (the published name)
         self.target = Species("target", target_key, target, genes[1], target_config, target_fit, target_optimizer)
         self.initialize()
 
-# %% ../nbs/09_models.ipynb #7e4c587b
+# %% ../nbs/09_models.ipynb #c96dac59
 def neighbors_workaround(
     adata: ad.AnnData, use_rep: str | None = None, n_neighbors: int = 15, metric: str = "euclidean"
 ) -> ad.AnnData:
