@@ -6,7 +6,7 @@
 __all__ = ['Alignment', 'DEFAULT_ETA', 'Anchors', 'make_anchors', 'best_candidates', 'select_cells', 'alignment_term',
            'fit_target']
 
-# %% ../nbs/05_alignment.ipynb #e7b3af0c
+# %% ../nbs/05_alignment.ipynb #0112eb11
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from .architecture import Representation, SpeciesVAE, VAEOutput, candidate_nll, 
 from .core import Minibatch, SpeciesData, check_choice
 from .training import DEFAULT_BETA, History, Schedule, elbo_terms, fit, learning
 
-# %% ../nbs/05_alignment.ipynb #e7386b50
+# %% ../nbs/05_alignment.ipynb #039d868d
 @dataclass(frozen=True, eq=False)
 class Anchors:
     """Where the target's cells may be pulled to.
@@ -76,7 +76,7 @@ def make_anchors(
     arrays = (context.z_mean, np.log(context.z_std), context.inter, candidates.astype(np.int64), trusted.astype(bool))
     return Anchors(*(torch.from_numpy(np.ascontiguousarray(values)).to(device) for values in arrays))
 
-# %% ../nbs/05_alignment.ipynb #38082024
+# %% ../nbs/05_alignment.ipynb #07132545
 def best_candidates(vae: SpeciesVAE, cells: Minibatch, log_library: Tensor, anchors: Anchors) -> Tensor:
     """Find the candidate under which each cell's counts are most likely.
 
@@ -102,14 +102,14 @@ def best_candidates(vae: SpeciesVAE, cells: Minibatch, log_library: Tensor, anch
     nll = candidate_nll(vae.decoder, cells.counts, cells.batch, log_library.detach(), z)
     return candidates.gather(1, nll.argmin(dim=1, keepdim=True))[:, 0]
 
-# %% ../nbs/05_alignment.ipynb #5b3bb969
+# %% ../nbs/05_alignment.ipynb #edf30762
 Alignment = Literal["inter", "latent"]
 
 
 def select_cells(cells: Minibatch, chosen: Tensor) -> Minibatch:
     """The cells of a minibatch where `chosen` (bool, shape (cells,)) is true."""
     rows = chosen.cpu().numpy()
-    tensors = (cells.counts, cells.batch, cells.log_library, cells.library_mean, cells.library_std)
+    tensors = (cells.counts, cells.batch, cells.library_mean, cells.library_std)
     return Minibatch(cells.index[rows], *(values[chosen] for values in tensors))
 
 
@@ -141,7 +141,7 @@ def alignment_term(
     ours, theirs = (out.inter, anchors.inter) if alignment == "inter" else (out.z_mean, anchors.z_mean)
     return (ours[trusted] - theirs[rows]).square().sum(dim=1).mean()
 
-# %% ../nbs/05_alignment.ipynb #b12419e6
+# %% ../nbs/05_alignment.ipynb #083d7379
 DEFAULT_ETA = Schedule(10, 25, 10)  # weight of the alignment term
 
 
@@ -174,7 +174,7 @@ def fit_target(
     beta, eta
         Weights of the Kullback-Leibler and the alignment term in each epoch of this fit.
     options
-        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `description`, `show_progress`.
+        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `history`, `description`, `show_progress`.
 
     Returns
     -------

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'FORMAT_VERSION', 'OptimizerClass', 'write_checkpoint', 'read_checkpoint', 'fingerprint', 'SpeciesState',
-           'new_state', 'optimizer_name', 'pack_state', 'subset', 'unpack_state']
+           'new_state', 'pack_state', 'subset', 'unpack_state']
 
-# %% ../nbs/04a_checkpoint.ipynb #131e724e
-import functools
+# %% ../nbs/04a_checkpoint.ipynb #ce59a114
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from .architecture import SpeciesVAE, VAEConfig
 from .core import SpeciesData
 from .training import History
 
-# %% ../nbs/04a_checkpoint.ipynb #e60ce5f0
+# %% ../nbs/04a_checkpoint.ipynb #c6db3993
 FORMAT = "scspecies checkpoint"
 FORMAT_VERSION = 1
 
@@ -44,13 +43,20 @@ def write_checkpoint(path: Path, header: dict[str, Any], tensors: dict[str, Tens
         Arrays by name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header})
+    text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **header}, default=_plain_number)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"scspecies": text})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _plain_number(value: Any) -> int | float | bool:
+    """Turn a NumPy number into one of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Expected text and numbers in a checkpoint, found {value!r}.")
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -73,11 +79,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"Expected the checkpoint {path}, found no such file (checkpoints there: {there}).")
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("scspecies", "{}")
+            header = json.loads((file.metadata() or {}).get("scspecies", "{}"))
+            _check_format(header, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"Expected {path} to be a checkpoint of scspecies, found a file it cannot read.") from error
-    header = json.loads(text)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"Expected {path} to be a checkpoint of scspecies, found a damaged file.") from error
+    return header, tensors
+
+
+def _check_format(header: dict[str, Any], path: Path) -> None:
+    """Raise `ValueError` unless the header is that of a checkpoint that this version can read."""
     if header.get("format") != FORMAT:
         raise ValueError(f"Expected {path} to be a checkpoint of scspecies, found something else.")
     if header["format_version"] > FORMAT_VERSION:
@@ -85,9 +96,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"Expected a checkpoint of format {FORMAT_VERSION} or older, found format {header['format_version']} in "
             f"{path}. Update the package: `pip install -U scspecies`."
         )
-    return header, tensors
 
-# %% ../nbs/04a_checkpoint.ipynb #47b9081a
+# %% ../nbs/04a_checkpoint.ipynb #09c15630
 def fingerprint(network: nn.Module) -> str:
     """Name the present weights of a network: 16 hexadecimal digits of their SHA-256 hash."""
     digest = hashlib.sha256()
@@ -96,7 +106,7 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/04a_checkpoint.ipynb #377a4c70
+# %% ../nbs/04a_checkpoint.ipynb #8aaad087
 OptimizerClass = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -144,14 +154,7 @@ def new_state(
     vae = SpeciesVAE(config, data.n_genes, data.n_batches, homologous.tolist(), log_library_mean).eval().to(device)
     return SpeciesState(vae, optimizer_class(vae.parameters()))
 
-# %% ../nbs/04a_checkpoint.ipynb #ec2a5c7e
-def optimizer_name(optimizer_class: Any) -> str:
-    """Name of an optimiser class, also of one inside a `functools.partial`, or of an optimiser."""
-    if isinstance(optimizer_class, functools.partial):
-        return optimizer_name(optimizer_class.func)
-    return getattr(optimizer_class, "__name__", type(optimizer_class).__name__)
-
-
+# %% ../nbs/04a_checkpoint.ipynb #96a42a46
 def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """JSON part and tensors of an optimiser's state."""
     state = optimizer.state_dict()
@@ -160,7 +163,7 @@ def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], d
     for index, entries in state["state"].items():
         for name, value in entries.items():
             (tensors if isinstance(value, Tensor) else values)[f"{index}.{name}"] = value
-    record = {"name": optimizer_name(optimizer), "groups": state["param_groups"], "values": values}
+    record = {"name": type(optimizer).__name__, "groups": state["param_groups"], "values": values}
     return record, tensors
 
 
@@ -196,7 +199,7 @@ def pack_state(state: SpeciesState, data: SpeciesData) -> tuple[dict[str, Any], 
     weights = {f"weights.{name}": tensor for name, tensor in state.vae.state_dict().items()}
     return record, {**weights, **{f"optimizer.{name}": tensor for name, tensor in optimizer_tensors.items()}}
 
-# %% ../nbs/04a_checkpoint.ipynb #be7629db
+# %% ../nbs/04a_checkpoint.ipynb #92ff8dbc
 def _check_same(kind: str, name: str, saved: list[str], found: list[str]) -> None:
     """Raise `ValueError` unless the names of genes or batches are those of the checkpoint."""
     if saved == found:
@@ -241,13 +244,13 @@ def unpack_state(
     """
     _check_same("genes", data.name, record["genes"], data.genes.tolist())
     _check_same("batches", data.name, record["batches"], list(data.batch_names))
-    saved_name, name = record["optimizer"]["name"], optimizer_name(optimizer_class)
-    if saved_name != name:
-        raise ValueError(f"Expected the optimiser {saved_name} of the checkpoint, found {name}.")
     weights = subset(tensors, "weights.")
     homologous = weights["decoder.is_homologous"].nonzero()[:, 0].numpy()
     with torch.random.fork_rng(devices=[]):  # the first weights are replaced at once
         state = new_state(VAEConfig(**record["config"]), data, homologous, optimizer_class, device)
+    saved_name, name = record["optimizer"]["name"], type(state.optimizer).__name__
+    if saved_name != name:
+        raise ValueError(f"Expected the optimiser {saved_name} of the checkpoint, found {name}.")
     state.vae.load_state_dict(weights)
     state.optimizer.load_state_dict(_unpack_optimizer(record["optimizer"], subset(tensors, "optimizer.")))
     state.history, state.aligned_to = record["history"], record["aligned_to"]

@@ -8,7 +8,7 @@ __all__ = ['KEYS', 'MIN_LIBRARY_STD', 'KeyNames', 'check_choice', 'check_number'
            'available_devices', 'resolve_device', 'derive_seed', 'torch_seed', 'Minibatch', 'minibatch', 'minibatches',
            'Progress', 'progress_bar']
 
-# %% ../nbs/00_core.ipynb #10deee3e
+# %% ../nbs/00_core.ipynb #024a7a46
 import contextlib
 import math
 import warnings
@@ -23,7 +23,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #e9211d47
+# %% ../nbs/00_core.ipynb #da6cc324
 @dataclass(frozen=True)
 class KeyNames:
     """Names of everything that the package writes into `obs`, `obsm`, `var` and `uns`."""
@@ -63,7 +63,7 @@ class KeyNames:
 
 KEYS = KeyNames()
 
-# %% ../nbs/00_core.ipynb #3d399fae
+# %% ../nbs/00_core.ipynb #756df0e4
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise `ValueError` unless `value` is one of `choices`."""
     if value not in choices:
@@ -86,7 +86,7 @@ def check_key(table: Mapping[str, Any] | pd.DataFrame, key: str, where: str) -> 
     if key not in table:
         raise KeyError(f"Expected {key!r} in {where}, found {', '.join(map(repr, table)) or 'nothing'}.")
 
-# %% ../nbs/00_core.ipynb #606264fd
+# %% ../nbs/00_core.ipynb #0a64139a
 def check_counts(values: np.ndarray, where: str) -> None:
     """Raise `ValueError` unless all `values` are finite, non-negative whole numbers."""
     for wrong, what in (
@@ -98,7 +98,7 @@ def check_counts(values: np.ndarray, where: str) -> None:
             example = values[wrong].flat[0]
             raise ValueError(
                 f"Expected raw counts (whole numbers, 0 or more) in {where}, found {what} such as {example:g}. "
-                """Pass the unnormalised counts, or name the layer that holds them."""
+                "Pass the unnormalised counts, or name the layer that holds them."
             )
 
 
@@ -127,7 +127,7 @@ def as_counts(matrix: Any, where: str = "X") -> sp.csr_matrix:
     check_counts(matrix.data if sp.issparse(matrix) else matrix, where)
     return sp.csr_matrix(matrix, dtype=np.float32)
 
-# %% ../nbs/00_core.ipynb #74083182
+# %% ../nbs/00_core.ipynb #35ac366d
 @dataclass(frozen=True, eq=False)
 class SpeciesData:
     """One dataset as the model sees it: arrays only, checked, in one order of cells and genes.
@@ -176,7 +176,7 @@ class SpeciesData:
         """Natural logarithm of each cell's counts summed over genes, `float32`, shape (cells,)."""
         return np.log(np.asarray(self.counts.sum(axis=1), dtype=np.float32).ravel())
 
-# %% ../nbs/00_core.ipynb #892b42cd
+# %% ../nbs/00_core.ipynb #aa994b00
 MIN_LIBRARY_STD = 0.01
 
 
@@ -207,7 +207,7 @@ def one_hot(codes: np.ndarray, n_codes: int) -> np.ndarray:
     """One-hot rows of `codes`, `float32`, shape (len(codes), n_codes)."""
     return np.eye(n_codes, dtype=np.float32)[codes]
 
-# %% ../nbs/00_core.ipynb #5b9f50c7
+# %% ../nbs/00_core.ipynb #ab12b356
 def metadata(adata: ad.AnnData, name: str = "the dataset") -> dict[str, Any]:
     """The record that data setup left in `uns`; raises `KeyError` where there is none."""
     if KEYS.metadata not in adata.uns:
@@ -271,11 +271,11 @@ def label_values(adata: ad.AnnData, key: str, name: str = "the dataset") -> np.n
     if missing := int(adata.obs[key].isna().sum()):
         raise ValueError(
             f"Expected a label for every cell in {name}.obs[{key!r}], found {missing} missing values. "
-            """Drop these cells or name them, for example 'unknown'."""
+            "Drop these cells or name them, for example 'unknown'."
         )
     return adata.obs[key].astype(str).to_numpy()
 
-# %% ../nbs/00_core.ipynb #0bf0b98f
+# %% ../nbs/00_core.ipynb #e7ae7e7b
 def homologous_genes(context: SpeciesData, target: SpeciesData) -> tuple[np.ndarray, np.ndarray]:
     """Find the genes that two species share.
 
@@ -308,7 +308,7 @@ def homologous_genes(context: SpeciesData, target: SpeciesData) -> tuple[np.ndar
     order = np.argsort(in_context)
     return in_context[order], in_target[order]
 
-# %% ../nbs/00_core.ipynb #b448a88a
+# %% ../nbs/00_core.ipynb #1c351f52
 def available_devices() -> list[str]:
     """The devices that `device` may name on this machine."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -326,7 +326,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     check_choice("device", str(device), available_devices())
     return torch.device(device)
 
-# %% ../nbs/00_core.ipynb #f7326cba
+# %% ../nbs/00_core.ipynb #612217dd
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed for one purpose, such as `derive_seed(0, 'fit', 'context', 30)`: the same always, unrelated to others."""
     entropy = [seed, *"/".join(map(str, purpose)).encode()]
@@ -351,7 +351,7 @@ def torch_seed(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         if backend:
             backend.set_rng_state(states[1], *at)
 
-# %% ../nbs/00_core.ipynb #cf2736a3
+# %% ../nbs/00_core.ipynb #a2772ca8
 @dataclass(frozen=True, eq=False)
 class Minibatch:
     """Some cells of one species, dense, on the device.
@@ -364,14 +364,13 @@ class Minibatch:
         Counts, `float32`, shape (b, genes).
     batch
         One-hot batch, `float32`, shape (b, batches).
-    log_library, library_mean, library_std
-        Observed log library size and its prior, `float32`, shape (b, 1).
+    library_mean, library_std
+        Prior of the log library size, `float32`, shape (b, 1).
     """
 
     index: np.ndarray
     counts: Tensor
     batch: Tensor
-    log_library: Tensor
     library_mean: Tensor
     library_std: Tensor
 
@@ -385,12 +384,10 @@ def minibatch(data: SpeciesData, index: np.ndarray, device: torch.device | str =
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(device)
 
-    counts = on_device(data.counts[index].toarray())  # (b, genes)
     return Minibatch(
         index=index,
-        counts=counts,
+        counts=on_device(data.counts[index].toarray()),
         batch=on_device(one_hot(data.batch[index], data.n_batches)),
-        log_library=counts.sum(dim=1, keepdim=True).log(),
         library_mean=on_device(data.library_mean[index, None]),
         library_std=on_device(data.library_std[index, None]),
     )
@@ -430,7 +427,7 @@ def minibatches(
     for piece in np.array_split(order, max(1, math.ceil(len(order) / batch_size))):
         yield minibatch(data, piece, device)
 
-# %% ../nbs/00_core.ipynb #f8709d90
+# %% ../nbs/00_core.ipynb #7eb20b31
 class Progress:
     """A bar that was opened by `progress_bar`; `update` moves it on and shows values beside it."""
 
@@ -470,7 +467,7 @@ def progress_bar(total: int, description: str, *, show: bool = True) -> Iterator
         if handle is not None:
             handle.update({"text/plain": ""}, raw=True)
 
-# %% ../nbs/00_core.ipynb #5f32917d
+# %% ../nbs/00_core.ipynb #ec4e642b
 def _has_widget(tqdm_class: type) -> bool:
     """Whether this tqdm is the one of Jupyter, which takes `display=`."""
     return hasattr(tqdm_class, "status_printer") and tqdm_class.__module__ == "tqdm.notebook"

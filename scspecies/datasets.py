@@ -36,7 +36,7 @@ def _cell_types(n_types: int) -> pd.Series:
     return pd.Series(dict([*in_turns[:n_types], _CONTEXT_ONLY, _TARGET_ONLY]))
 
 # %% ../nbs/01_datasets.ipynb #2f64f433
-_RARE, _PRIVATE = 0.025, 0.06  # share of the cells of a species
+_RARE, _PRIVATE = 0.04, 0.06  # share of the cells of a species
 
 
 def _type_counts(n_cells: int, n_types: int, start: int) -> np.ndarray:

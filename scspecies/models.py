@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['Role', 'Models', 'FitSettings', 'AlignmentSettings', 'Species', 'scSpecies', 'neighbors_workaround']
 
-# %% ../nbs/09_models.ipynb #d79b9035
+# %% ../nbs/09_models.ipynb #37e41905
 import contextlib
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -54,11 +56,30 @@ from scspecies.core import (
     species_data,
     torch_seed,
 )
+from scspecies.lfc import (
+    ComparedSpecies,
+    LogFoldChanges,
+    Sampling,
+    comparable_types,
+    homologous_samples,
+    logfold_changes,
+)
 from .preprocessing import save_mudata
-from .similarity import all_pairs, cell_scores, latent_neighbors, transfer_labels, transfer_table
-from .training import History, Schedule, encode_cells, fit_context
+from scspecies.similarity import (
+    Scale,
+    all_pairs,
+    cell_scores,
+    cell_type_scores,
+    latent_neighbors,
+    scale_scores,
+    transfer_labels,
+    transfer_table,
+)
+from .training import Schedule, encode_cells, fit_context
 
-# %% ../nbs/09_models.ipynb #12b3c8a8
+# %% ../nbs/09_models.ipynb #ceac63a9
+_logger = logging.getLogger(__name__)
+
 Role = Literal["context", "target"]
 Models = Literal["context", "target", "both"]
 
@@ -103,7 +124,7 @@ def _from_json(record: dict[str, Any], kind: type, *schedules: str) -> Any:
     """Make a settings record again from a checkpoint's JSON."""
     return kind(**{k: Schedule(**v) if k in schedules else v for k, v in record.items()})
 
-# %% ../nbs/09_models.ipynb #af040d6f
+# %% ../nbs/09_models.ipynb #5acaf9ae
 @dataclass(eq=False)
 class Species:
     """One species of a model: data, form, settings, and the state that changes.
@@ -157,7 +178,7 @@ class Species:
             )
         return self.representation
 
-# %% ../nbs/09_models.ipynb #cdcb3143
+# %% ../nbs/09_models.ipynb #651438d6
 def _prepared(mdata: mu.MuData, key: str, role: Role) -> SpeciesData:
     """The cells of one modality, which must have been prepared for this role."""
     check_key(mdata.mod, key, "mdata.mod")
@@ -177,7 +198,7 @@ def _check_transferable(context: VAEConfig, target: VAEConfig, alignment: Alignm
             f"equal for alignment='inter', found {theirs} and {ours}."
         )
 
-# %% ../nbs/09_models.ipynb #5bee914a
+# %% ../nbs/09_models.ipynb #30f7f625
 class _Model:
     """What all parts of the model share."""
 
@@ -223,7 +244,7 @@ class _Model:
         """Training curves by modality: one row an epoch, with the loss and its terms (means over cells, in nats)."""
         return {species.key: pd.DataFrame(species.state.history) for species in (self.context, self.target)}
 
-# %% ../nbs/09_models.ipynb #34a7308f
+# %% ../nbs/09_models.ipynb #d18ff51b
 def _keyed(stem: str, save_key: str, ending: str) -> str:
     """File name of `stem`, with the user's key if there is one."""
     return f"{stem}_{save_key}{ending}" if save_key else f"{stem}{ending}"
@@ -279,20 +300,22 @@ class _Checkpoints(_Model):
             It was trained on other genes or batches, with another optimiser, is damaged, or is of a newer format.
             The model stays as it was.
         """
-        path = self.checkpoint_path(models, save_key)
-        header, tensors = read_checkpoint(path if path.is_file() else self.checkpoint_path("both", save_key))
+        path, of_both = self.checkpoint_path(models, save_key), self.checkpoint_path("both", save_key)
+        header, tensors = read_checkpoint(of_both if of_both.is_file() and not path.is_file() else path)
         loaded = []
         for species in self._roles(models):
             record = header["species"][species.role]
             arrays = subset(tensors, f"{species.role}.")
-            loaded.append(
-                (species, record, unpack_state(record, arrays, species.data, species.optimizer_class, self.device))
-            )
+            state = unpack_state(record, arrays, species.data, species.optimizer_class, self.device)
+            loaded.append((species, record, state))
+        configs = {species.role: species.config for species in (self.context, self.target)}
+        configs |= {species.role: state.vae.config for species, _, state in loaded}
+        alignment = self.alignment if models == "context" else _from_json(header["alignment"], AlignmentSettings, "eta")
+        _check_transferable(configs["context"], configs["target"], alignment.mode)
         for species, record, state in loaded:
             species.state, species.config, species.representation = state, state.vae.config, None
             species.settings = _from_json(record["settings"], FitSettings, "beta")
-        if models != "context":
-            self.alignment = _from_json(header["alignment"], AlignmentSettings, "eta")
+        self.alignment = alignment
 
     def save_mdata(self, save_key: str = "") -> Path:
         """Write the data with all results to `<directory>/data/mudata<_key>.h5mu`.
@@ -309,7 +332,7 @@ class _Checkpoints(_Model):
         """
         return save_mudata(self.mdata, self.directory / "data" / _keyed("mudata", save_key, ".h5mu"))
 
-# %% ../nbs/09_models.ipynb #b32b43b9
+# %% ../nbs/09_models.ipynb #5b00ec96
 def _schedule(schedule: Schedule, rises: bool) -> Schedule:
     """The schedule as it is, or its last value throughout."""
     return schedule if rises else Schedule(schedule.stop, schedule.stop, 0)
@@ -319,21 +342,18 @@ class _Training(_Checkpoints):
     """Train the two networks."""
 
     def _fit_options(self, species: Species, epochs: int, show_progress: bool) -> dict[str, Any]:
-        """What both fits take."""
+        """What both fits take; the cells have to be encoded again after a fit, even one that is interrupted."""
+        check_number("epochs", epochs, low=1, whole=True)
+        species.representation = None
         return {
             "epochs": epochs,
             "batch_size": species.settings.batch_size,
             "seed": derive_seed(self.random_seed, "fit", species.role, species.state.epochs),
             "device": self.device,
+            "history": species.state.history,
             "description": f"train {species.key}",
             "show_progress": show_progress,
         }
-
-    def _record_fit(self, species: Species, history: History) -> None:
-        """Append a fit's history, epochs counted on, and forget what the old weights encoded."""
-        before = species.state.epochs
-        species.state.history = species.state.history + [{**row, "epoch": before + row["epoch"]} for row in history]
-        species.representation = None
 
     def train_context(
         self,
@@ -368,7 +388,7 @@ class _Training(_Checkpoints):
             The loss became infinite or NaN.
         """
         species = self.context
-        history = fit_context(
+        fit_context(
             species.vae,
             species.data,
             species.state.optimizer,
@@ -376,7 +396,6 @@ class _Training(_Checkpoints):
             decoder_only=train_decoder_only,
             **self._fit_options(species, epochs, show_progress),
         )
-        self._record_fit(species, history)
         if save_model:
             self.save("context", save_key)
 
@@ -410,8 +429,8 @@ class _Training(_Checkpoints):
         ------
         RuntimeError
             The context was not trained.
-        KeyError
-            The target has no data-level neighbours or ranks.
+        KeyError, ValueError
+            The target has no data-level neighbours or ranks, or they are not of this context.
         FloatingPointError
             The loss became infinite or NaN.
         """
@@ -421,7 +440,7 @@ class _Training(_Checkpoints):
         anchors = make_anchors(encoded, *self._candidates(), device=self.device)
         if settings.mode == "inter":
             species.vae.inner.load_state_dict(self.context.vae.inner.state_dict())
-        history = fit_target(
+        fit_target(
             species.vae,
             species.data,
             anchors,
@@ -431,7 +450,6 @@ class _Training(_Checkpoints):
             eta=_schedule(settings.eta, raise_eta),
             **self._fit_options(species, epochs, show_progress),
         )
-        self._record_fit(species, history)
         species.state.aligned_to = self.context.state.run
         if save_model:
             self.save("both", save_key)
@@ -442,10 +460,17 @@ class _Training(_Checkpoints):
         cell_key = metadata(self.mdata[self.context.key])["cell_key"]
         check_key(target.obsm, KEYS.neighbors, f"{name}.obsm")
         check_key(target.obs, KEYS.confidence_rank(cell_key), f"{name}.obs")
-        rank = target.obs[KEYS.confidence_rank(cell_key)].to_numpy()
-        return target.obsm[KEYS.neighbors][:, : self.alignment.k_neigh], rank < self.alignment.top_percent / 100
+        trusted = target.obs[KEYS.confidence_rank(cell_key)].to_numpy() < self.alignment.top_percent / 100
+        _logger.info("%s: %d of %d cells are trusted in the alignment.", name, trusted.sum(), len(trusted))
+        if not trusted.any():
+            warnings.warn(
+                f"No cell of '{name}' is within `top_percent={self.alignment.top_percent:g}` percent of its label, so "
+                "nothing is aligned. Give `top_percent` in percent, such as 20.",
+                stacklevel=3,
+            )
+        return target.obsm[KEYS.neighbors][:, : self.alignment.k_neigh], trusted
 
-# %% ../nbs/09_models.ipynb #6011141c
+# %% ../nbs/09_models.ipynb #28b7d339
 class _Encoding(_Training):
     """Encode cells."""
 
@@ -518,12 +543,23 @@ class _Encoding(_Training):
         ------
         RuntimeError
             The species was not trained.
+        ValueError
+            The modality has other cells than when the model was made.
+
+        Notes
+        -----
+        Arrays of an earlier call that are not asked for now are removed, since they belong to other weights.
         """
         check_choice("eval_model", eval_model, get_args(Role))
         species = self._roles(eval_model)[0]
         species.require_trained()
-        encoded = encode_cells(species.vae, species.data, device=self.device)
         adata = self.mdata[species.key]
+        if adata.n_obs != species.data.n_cells:
+            raise ValueError(
+                f"Expected the {species.data.n_cells} cells of '{species.key}' that the model was made with, found "
+                f"{adata.n_obs}. Make the model again after changing the data."
+            )
+        encoded = encode_cells(species.vae, species.data, device=self.device)
         names = {KEYS.z_mean: encoded.z_mean, KEYS.z_std: encoded.z_std}
         names |= {KEYS.inter: encoded.inter} if save_intermediate else {}
         names |= {KEYS.l_mean: encoded.l_mean, KEYS.l_std: encoded.l_std} if save_libsize else {}
@@ -533,7 +569,7 @@ class _Encoding(_Training):
         adata.uns[KEYS.representation] = {"run": species.state.run, "aligned_to": species.state.aligned_to}
         species.representation = encoded
 
-# %% ../nbs/09_models.ipynb #03982f14
+# %% ../nbs/09_models.ipynb #d9180573
 class _Similarity(_Encoding):
     """Score how similar cells are."""
 
@@ -564,7 +600,8 @@ class _Similarity(_Encoding):
         context_ind
             Row numbers of the context cells to score for each, shape (n, k).
         b_s, b_sc
-            Target cells, and context cells of each, that are decoded at a time; by default what bounds the memory.
+            Target cells, and context cells of each, that are decoded at a time; by default as in training, and what
+            bounds the memory.
         display
             Show a progress bar.
 
@@ -577,8 +614,8 @@ class _Similarity(_Encoding):
         ------
         RuntimeError
             A species is not trained or encoded, or the target is not aligned to the present context.
-        IndexError
-            A row number is out of range.
+        IndexError, TypeError
+            A row number is out of range, or not a whole number.
         ValueError
             The two arrays do not fit together.
         """
@@ -586,6 +623,8 @@ class _Similarity(_Encoding):
         target_ind, context_ind = np.asarray(target_ind).reshape(-1), np.asarray(context_ind)
         _check_rows("target_ind", target_ind, self.target)
         _check_rows("context_ind", context_ind, self.context)
+        for name, size in (("b_s", b_s), ("b_sc", b_sc)):
+            check_number(name, 1 if size is None else size, low=1, whole=True)
         return cell_scores(
             self.target.vae,
             self.target.data,
@@ -635,13 +674,15 @@ class _Similarity(_Encoding):
 
 
 def _check_rows(name: str, rows: np.ndarray, species: Species) -> None:
-    """Raise `IndexError` unless `rows` are row numbers of the species."""
+    """Raise unless `rows` are row numbers of the species."""
     n_cells = species.data.n_cells
+    if not np.issubdtype(rows.dtype, np.integer):
+        raise TypeError(f"Expected `{name}` to be row numbers (whole numbers), found {rows.dtype}.")
     if rows.size and not 0 <= rows.min() <= rows.max() < n_cells:
         wrong = rows.min() if rows.min() < 0 else rows.max()
         raise IndexError(f"Expected `{name}` to be rows of the {n_cells} cells of '{species.key}', found {wrong}.")
 
-# %% ../nbs/09_models.ipynb #97f8c432
+# %% ../nbs/09_models.ipynb #56d67a80
 class _Labels(_Similarity):
     """Transfer labels, and judge the transfer."""
 
@@ -680,6 +721,8 @@ class _Labels(_Similarity):
             The context has no such column, or the column has missing values.
         """
         keys = [context_obs_transfer] if isinstance(context_obs_transfer, str) else list(context_obs_transfer)
+        if not keys:
+            raise ValueError("Expected at least one column of the context in `context_obs_transfer`, found none.")
         labels = {key: label_values(self.mdata[self.context.key], key, self.context.key) for key in keys}
         check_number("top_neigh", top_neigh, low=1, whole=True)
         scores, index = self.similarity_metric_on_latent_space(show_progress=show_progress)
@@ -690,7 +733,7 @@ class _Labels(_Similarity):
             target.obs[KEYS.transferred_share(key)] = share
         if write_sim:
             target.obsm[KEYS.similarities], target.obsm[KEYS.similar_cells] = scores, index
-        if keys and metadata(target)["cell_key"] == KEYS.unknown:
+        if metadata(target)["cell_key"] == KEYS.unknown:
             target.uns[KEYS.metadata]["cell_key_transferred"] = KEYS.transferred_label(keys[-1])
 
     def transfer_labels_cell(
@@ -752,16 +795,238 @@ class _Labels(_Similarity):
         ------
         KeyError
             There is no such column.
+        ValueError
+            A label is missing, or `pred_key` holds no label of the context.
         """
         target, context = self.mdata[self.target.key], self.mdata[self.context.key]
-        return transfer_table(
-            label_values(target, target_label_key, self.target.key),
-            label_values(target, pred_key, self.target.key),
-            label_values(context, context_label_key, self.context.key),
+        predicted = label_values(target, pred_key, self.target.key)
+        known = label_values(context, context_label_key, self.context.key)
+        if not np.isin(predicted, known).any():
+            raise ValueError(
+                f"Expected labels of {self.context.key}.obs[{context_label_key!r}] in {self.target.key}.obs[{pred_key!r}], "
+                f"found others, such as {predicted[0]!r}."
+            )
+        return transfer_table(label_values(target, target_label_key, self.target.key), predicted, known)
+
+# %% ../nbs/09_models.ipynb #1823dd8f
+class _Comparison(_Labels):
+    """Compare cell types of the two species."""
+
+    def _cell_labels(self, target_cell_key: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """The cell type of each cell of context and target; `target_cell_key` names another column for the target."""
+        context, target = self.mdata[self.context.key], self.mdata[self.target.key]
+        record = metadata(target)
+        key = target_cell_key or record["cell_key"]
+        if key == KEYS.unknown:
+            if "cell_key_transferred" not in record:
+                raise RuntimeError(
+                    f"Expected cell types of the target '{self.target.key}', found none: it was prepared without. "
+                    "Call `transfer_labels_data` first, or name a column as `target_cell_key`."
+                )
+            key = record["cell_key_transferred"]
+            warnings.warn(
+                f"'{self.target.key}' has no cell types of its own; its transferred labels {key!r} are used.",
+                stacklevel=3,
+            )
+        labels = label_values(context, metadata(context)["cell_key"], self.context.key)
+        return labels, label_values(target, key, self.target.key)
+
+    def return_similarity_df(
+        self,
+        max_sample_targ: int = 2000,
+        max_sample_cont: int = 50,
+        scale: Scale = "none",
+        *,
+        target_cell_key: str | None = None,
+        show_progress: bool = True,
+    ) -> pd.DataFrame:
+        """Tabulate how similar the cell types of the two species are.
+
+        Parameters
+        ----------
+        max_sample_targ
+            Most cells of a target type that are scored.
+        max_sample_cont
+            Most cells of a context type that each of them is scored against, drawn at random.
+        scale
+            In each row, with the modes m of its scores: 'none' gives -m in nats (0 is as good as the cells' own
+            latent points); 'max' gives 1 - m / max(m), where negative m count as 0; 'min_max' gives
+            1 - (m - min(m)) / (max(m) - min(m)).
+        target_cell_key
+            Column of the target's `obs` with its cell types; by default the one that it was prepared with, or else
+            the labels that were transferred.
+        show_progress
+            Show a progress bar.
+
+        Returns
+        -------
+        df
+            Similarities, whatever the scale: higher is more similar. Rows are target types, columns context types.
+            NaN, with a warning, for pairs of types with too few cells.
+
+        Raises
+        ------
+        ValueError
+            `scale` is unknown.
+        RuntimeError
+            A species is not trained or encoded, the target is not aligned to the present context, or has no labels.
+        KeyError
+            There is no such column.
+        """
+        check_choice("scale", scale, get_args(Scale))
+        context, target = self._aligned()
+        of_context, of_target = self._cell_labels(target_cell_key)
+        scores = cell_type_scores(
+            self.target.vae,
+            self.target.data,
+            target,
+            context.z_mean,
+            of_target,
+            of_context,
+            max_sample_targ=max_sample_targ,
+            max_sample_cont=max_sample_cont,
+            seed=derive_seed(self.random_seed, "cell type scores"),
+            batch_size=self.target.settings.batch_size,
+            device=self.device,
+            show_progress=show_progress,
+        )
+        return scale_scores(scores, scale)
+
+    def _compared(self, target_cell_key: str | None) -> tuple[ComparedSpecies, ComparedSpecies]:
+        """Context and target as log-fold changes take them."""
+        self._aligned()
+        labels = self._cell_labels(target_cell_key)
+        context, target = (
+            ComparedSpecies(
+                name=species.key,
+                vae=species.vae,
+                cells=species.require_representation(),
+                labels=of_species,
+                batch=species.data.batch,
+                genes=species.homologous,
+                gene_names=self.mdata[species.key].var_names.to_numpy(str)[species.homologous],
+            )
+            for species, of_species in zip((self.context, self.target), labels, strict=True)
+        )
+        return context, target
+
+    def _sampling(self, samples: int, batch_size: int, confidence_level: float) -> Sampling:
+        """How to draw; one seed for all, so that equal numbers of samples are equal draws."""
+        return Sampling(samples, confidence_level, batch_size, derive_seed(self.random_seed, "lfc"), self.device)
+
+    def generate_homologous_samples(
+        self,
+        samples: int = 5000,
+        target_cell_key: str | None = None,
+        b_s: int = 128,
+        confidence_level: float = 0.9,
+        *,
+        show_progress: bool = True,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Decode draws of each shared cell type with both decoders, over the homologous genes.
+
+        Parameters
+        ----------
+        samples
+            Draws of each type.
+        target_cell_key
+            Column of the target's `obs` with its cell types; by default the one that it was prepared with, or else
+            the labels that were transferred.
+        b_s
+            Draws that are decoded at a time.
+        confidence_level
+            Share of a normal cloud of cells that is kept; cells further out are outliers and not drawn from.
+        show_progress
+            Show a progress bar.
+
+        Returns
+        -------
+        target_rho_dict, context_rho_dict
+            Relative expression by cell type, `float32`, shape (samples, homologous genes). Row `i` of both is the same
+            latent point; column `j` is gene `model.target.homologous[j]` of the target and
+            `model.context.homologous[j]` of the context.
+
+        Raises
+        ------
+        ValueError
+            The species share no type with enough cells, or a number is out of range.
+        RuntimeError
+            A species is not trained or encoded, the target is not aligned to the present context, or has no labels.
+        KeyError
+            There is no such column.
+        """
+        sampling = self._sampling(samples, b_s, confidence_level)
+        context, target = self._compared(target_cell_key)
+        types = comparable_types(context, target)
+        return homologous_samples(context, target, types, sampling=sampling, show_progress=show_progress)
+
+    def compute_logfold_change(
+        self,
+        eval_cell_types: Sequence[str] | None = None,
+        eps: float = 1e-6,
+        lfc_delta: float = 1,
+        samples: int = 50000,
+        target_cell_key: str | None = None,
+        b_s: int = 128,
+        confidence_level: float = 0.9,
+        *,
+        show_progress: bool = True,
+    ) -> LogFoldChanges:
+        """Compare the expression of homologous genes, cell type by cell type: log2 of target over context.
+
+        Parameters
+        ----------
+        eval_cell_types
+            Cell types to compare; by default all that both species have.
+        eps
+            Is added to relative expression before the logarithm, so that nothing against next to nothing is no change.
+        lfc_delta
+            Threshold of the columns 'p' and 'p_rand', in units of log2.
+        samples
+            Draws of each type.
+        target_cell_key
+            Column of the target's `obs` with its cell types; by default the one that it was prepared with, or else
+            the labels that were transferred.
+        b_s
+            Draws that are decoded at a time.
+        confidence_level
+            Share of a normal cloud of cells that is kept; cells further out are outliers and not drawn from.
+        show_progress
+            Show a progress bar.
+
+        Returns
+        -------
+        lfc_dict
+            By cell type a table with one row a homologous gene (index: its name in the target): 'rho_median_context',
+            'mu_median_context', 'rho_median_target', 'mu_median_target' (relative expression, and expected count of a
+            cell), 'lfc' (above 0 is higher in the target), 'p' (probability that its size exceeds `lfc_delta`),
+            'lfc_rand' and 'p_rand' (the same against a gene that is not the orthologue), 'gene_context' (its name in
+            the context), 'lfc_low' and 'lfc_high' (90 % of the draws are between). `lfc_dict['lfc_delta']` is the
+            threshold.
+
+        Raises
+        ------
+        ValueError
+            A type is not one of both species, none has enough cells, or a number is out of range.
+        RuntimeError
+            A species is not trained or encoded, the target is not aligned to the present context, or has no labels.
+        KeyError
+            There is no such column.
+        """
+        sampling = self._sampling(samples, b_s, confidence_level)
+        context, target = self._compared(target_cell_key)
+        return logfold_changes(
+            context,
+            target,
+            comparable_types(context, target, eval_cell_types),
+            sampling=sampling,
+            eps=eps,
+            lfc_delta=lfc_delta,
+            show_progress=show_progress,
         )
 
-# %% ../nbs/09_models.ipynb #8f582beb
-class scSpecies(_Labels):  # noqa: N801 (the published name)
+# %% ../nbs/09_models.ipynb #049f665e
+class scSpecies(_Comparison):  # noqa: N801 (the published name)
     """Align a target species to an annotated context species.
 
     Parameters
@@ -898,6 +1163,8 @@ class scSpecies(_Labels):  # noqa: N801 (the published name)
             dispersion=target_dispersion,
         )
         _check_transferable(context_config, target_config, alignment)
+        if b_s < 3 and any("batch_norm" in config.layer_order for config in (context_config, target_config)):
+            raise ValueError(f"Expected `b_s` of at least 3 for layers with 'batch_norm', found {b_s}.")
         context_fit = FitSettings(b_s, Schedule(context_beta_start, context_beta_max, context_beta_epochs_raise))
         target_fit = FitSettings(b_s, Schedule(target_beta_start, target_beta_max, target_beta_epochs_raise))
         context, target = _prepared(mdata, context_key, "context"), _prepared(mdata, target_key, "target")
@@ -908,7 +1175,7 @@ class scSpecies(_Labels):  # noqa: N801 (the published name)
         self.target = Species("target", target_key, target, genes[1], target_config, target_fit, target_optimizer)
         self.initialize()
 
-# %% ../nbs/09_models.ipynb #c96dac59
+# %% ../nbs/09_models.ipynb #e3490fbd
 def neighbors_workaround(
     adata: ad.AnnData, use_rep: str | None = None, n_neighbors: int = 15, metric: str = "euclidean"
 ) -> ad.AnnData:

@@ -111,9 +111,12 @@ def return_palette(names: Iterable[str], colors: Mapping[str, str] | None = None
 
 # %% ../nbs/08_plot.ipynb #e243cc02
 def _own_labels(adata: "ad.AnnData") -> pd.Series:
-    """Give the dataset's own cell types, by the record of data setup; missing where it has none."""
-    key = adata.uns.get(KEYS.metadata, {}).get("cell_key")
-    return adata.obs[key].astype(object) if key in adata.obs else pd.Series(np.nan, adata.obs.index, dtype=object)
+    """Give the dataset's own cell types, else those transferred to it; missing where it has neither."""
+    record = adata.uns.get(KEYS.metadata, {})
+    for key in (record.get("cell_key"), record.get("cell_key_transferred")):
+        if key in adata.obs:
+            return adata.obs[key].astype(object)
+    return pd.Series(np.nan, adata.obs.index, dtype=object)
 
 
 def joint_representation(
@@ -136,7 +139,7 @@ def joint_representation(
     -------
     joint
         Context cells, then target cells, without counts. Sets the following fields: `obs['species']` (name of the
-        modality), `obs['label']` (cell type in the dataset's own column), `obsm[rep_key]`, `obsm['X_umap']`.
+        modality), `obs['label']` (cell type in the dataset's own column, else the transferred one), `obsm[rep_key]`, `obsm['X_umap']`.
 
     Raises
     ------
@@ -536,7 +539,7 @@ def _draw_terms(ax: Axes, table: pd.DataFrame, panel: str, terms: Sequence[str])
         ax.set_yscale("log")
     if panel in ("KL", "weights") and terms:
         ax.legend(fontsize=_FONT_SIZE - 1, frameon=False)
-    ax.tick_params(labelsize=_FONT_SIZE - 1)
+    ax.tick_params(which="both", labelsize=_FONT_SIZE - 1)
 
 
 def plot_training(history: History | Mapping[str, History], *, axes: Any | None = None) -> Figure:

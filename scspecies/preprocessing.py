@@ -9,6 +9,7 @@ __all__ = ['REMOVED', 'NEIGHBOR_OPTIONS', 'N_VOTES', 'ORTHOLOGY', 'prepare_datas
 # %% ../nbs/02_preprocessing.ipynb #a22b7b84
 import logging
 import os
+import random
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -372,8 +373,12 @@ def join_datasets(datasets: Mapping[str, ad.AnnData]) -> mu.MuData:
         One modality a dataset, with `axis=1`: different cells.
     """
     _distinct_cells(datasets)
-    with mu.set_options(pull_on_update=False):
-        return mu.MuData(dict(datasets), axis=1)
+    state = random.getstate()  # mudata draws names from it
+    try:
+        with mu.set_options(pull_on_update=False):
+            return mu.MuData(dict(datasets), axis=1)
+    finally:
+        random.setstate(state)
 
 # %% ../nbs/02_preprocessing.ipynb #ca5c3472
 def save_mudata(mdata: mu.MuData, path: str | Path) -> Path:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEFAULT_BETA', 'LossFunction', 'History', 'Schedule', 'learning', 'fit', 'elbo_terms', 'fit_context', 'encode_cells']
 
-# %% ../nbs/04_training.ipynb #eccf1251
+# %% ../nbs/04_training.ipynb #d50a5a5e
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .architecture import Representation, SpeciesVAE, VAEOutput, evaluation_mode
 from .core import Minibatch, SpeciesData, check_number, minibatches, progress_bar, torch_seed
 
-# %% ../nbs/04_training.ipynb #4e380ee2
+# %% ../nbs/04_training.ipynb #029b2cb4
 @dataclass(frozen=True)
 class Schedule:
     """A weight that rises linearly from `start` to `stop` over `epochs` epochs.
@@ -41,10 +41,10 @@ class Schedule:
         risen = min(1.0, epoch / self.epochs) if self.epochs else 1.0
         return self.start + (self.stop - self.start) * risen
 
-# %% ../nbs/04_training.ipynb #ceac810c
+# %% ../nbs/04_training.ipynb #f5a08fc3
 DEFAULT_BETA = Schedule(0.1, 1, 10)  # weight of the Kullback-Leibler terms
 
-# %% ../nbs/04_training.ipynb #ace85881
+# %% ../nbs/04_training.ipynb #40428868
 @contextlib.contextmanager
 def learning(vae: SpeciesVAE, *parts: nn.Module) -> Iterator[None]:
     """Let only `parts` of `vae` learn inside the block; afterwards nothing is frozen, all is in evaluation mode."""
@@ -56,7 +56,7 @@ def learning(vae: SpeciesVAE, *parts: nn.Module) -> Iterator[None]:
     finally:
         vae.eval().requires_grad_(True)
 
-# %% ../nbs/04_training.ipynb #3293662c
+# %% ../nbs/04_training.ipynb #b5a025a2
 LossFunction = Callable[[Minibatch, int], tuple[Tensor, dict[str, Tensor]]]
 History = list[dict[str, float]]
 
@@ -70,6 +70,7 @@ def fit(
     batch_size: int = 128,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    history: History | None = None,
     description: str = "fit",
     show_progress: bool = True,
 ) -> History:
@@ -91,13 +92,15 @@ def fit(
         Of the order of cells, of dropout and of latent draws; no global random state is changed.
     device
         Where the network is.
+    history
+        Of earlier fits; each epoch is appended as it ends, so that an interrupted fit loses nothing of it.
     description, show_progress
         Of the progress bar.
 
     Returns
     -------
     history
-        One record an epoch: 'epoch' (from 1), 'loss', and each term.
+        The same list, or a new one: one record an epoch, with 'epoch' (counted on, from 1), 'loss', and each term.
 
     Raises
     ------
@@ -107,17 +110,18 @@ def fit(
     check_number("epochs", epochs, low=1, whole=True)
     check_number("b_s", batch_size, low=1, whole=True)
     rng = np.random.default_rng(seed)
-    history: History = []
+    history = [] if history is None else history
     with torch_seed(seed, device), progress_bar(epochs, description, show=show_progress) as bar:
         for epoch in range(epochs):
-            totals: dict[str, float] = {}
+            totals: dict[str, Tensor] = {}
             for batch in minibatches(data, batch_size, device=device, rng=rng):
                 loss, terms = loss_function(batch, epoch)
                 _step(loss, optimizer, epoch)
                 for name, value in {"loss": loss, **terms}.items():
-                    totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(batch) / data.n_cells
-            history.append({"epoch": epoch + 1, **totals})
-            bar.update(1, **totals)
+                    totals[name] = totals.get(name, 0) + value.detach() * (len(batch) / data.n_cells)
+            means = {name: value.item() for name, value in totals.items()}
+            history.append({"epoch": len(history) + 1, **means})
+            bar.update(1, **means)
     return history
 
 
@@ -132,7 +136,7 @@ def _step(loss: Tensor, optimizer: torch.optim.Optimizer, epoch: int) -> None:
     loss.backward()
     optimizer.step()
 
-# %% ../nbs/04_training.ipynb #4f2ea0b6
+# %% ../nbs/04_training.ipynb #fc6c91b9
 def elbo_terms(out: VAEOutput, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative evidence lower bound with weight `beta` on the KL terms, and its terms; means over cells."""
     terms = {"nll": out.nll.mean(), "kl_z": out.kl_z.mean(), "kl_l": out.kl_l.mean()}
@@ -163,7 +167,7 @@ def fit_context(
     decoder_only
         Train the decoder and leave all encoders exactly as they are.
     options
-        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `description`, `show_progress`.
+        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `history`, `description`, `show_progress`.
 
     Returns
     -------
@@ -179,7 +183,7 @@ def fit_context(
     with learning(vae, vae.decoder if decoder_only else vae):
         return fit(loss_function, data, optimizer, **options)
 
-# %% ../nbs/04_training.ipynb #f9496612
+# %% ../nbs/04_training.ipynb #f965a0fa
 def _encode_batch(vae: SpeciesVAE, counts: Tensor, batch: Tensor) -> tuple[Tensor, ...]:
     """The five arrays of a `Representation`, for one minibatch."""
     inter = vae.encode_outer(counts, batch)

@@ -1,0 +1,428 @@
+"""Log-fold changes: against loops in NumPy, scipy, the truth of simulated species, and a species against itself."""
+
+import copy
+import functools
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import chi2
+
+from scspecies import lfc
+from scspecies.architecture import Representation, SpeciesVAE, VAEConfig
+from scspecies.core import torch_seed
+from scspecies.datasets import synthetic_species
+from scspecies.lfc import (
+    ComparedSpecies,
+    LogFoldChanges,
+    Sampling,
+    comparable_types,
+    decode_type,
+    draw_latents,
+    gene_statistics,
+    homologous_samples,
+    inliers,
+    logfold_changes,
+)
+from scspecies.models import scSpecies
+from scspecies.preprocessing import create_mdata
+
+COLUMNS = [
+    "rho_median_context",
+    "mu_median_context",
+    "rho_median_target",
+    "mu_median_target",
+    "lfc",
+    "p",
+    "lfc_rand",
+    "p_rand",
+    "gene_context",
+    "lfc_low",
+    "lfc_high",
+]
+N_HOMOLOGOUS = 9
+SIZES = {"hidden_outer": (8,), "hidden_inner": (8,), "hidden_library": (8,), "hidden_decoder": (12, 16)}
+
+
+def toy(name, seed, n_genes, n_batches, **config):
+    """A species with random weights and random encoded cells: 40 cells of type a, 30 of b, 20 of its own."""
+    rng = np.random.default_rng(seed)
+    genes = rng.permutation(n_genes)[:N_HOMOLOGOUS]
+    with torch_seed(seed):
+        vae = SpeciesVAE(VAEConfig(**SIZES, latent_dim=3, **config), n_genes, n_batches, genes.tolist(), 6.0)
+        with torch.no_grad():
+            vae.decoder.rho.bias.normal_(0, 2)
+            for parameter in vae.decoder.layers.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    n = 90
+    normal = functools.partial(rng.normal, size=(n, 3))
+    cells = Representation(
+        z_mean=normal().astype(np.float32),
+        z_std=rng.uniform(0.1, 0.5, (n, 3)).astype(np.float32),
+        inter=np.zeros((n, 8), np.float32),
+        l_mean=rng.normal(6, 0.3, (n, 1)).astype(np.float32),
+        l_std=np.zeros((n, 1), np.float32),
+    )
+    labels = np.array(["a"] * 40 + ["b"] * 30 + [f"only {name}"] * 20)
+    names = np.array([f"{name}{i}" for i in range(N_HOMOLOGOUS)])
+    return ComparedSpecies(name, vae, cells, labels, rng.integers(n_batches, size=n), genes, names)
+
+
+def toy_pair(**config):
+    return toy("mouse", 0, 14, 3, **config), toy("human", 1, 11, 2, **config)
+
+
+def dense_layers(decoder, x):
+    """The hidden layers and heads of a decoder in NumPy: linear, layer norm, ReLU."""
+    for layer in decoder.layers:
+        if isinstance(layer, torch.nn.Linear):
+            x = layer.weight.detach().numpy() @ x + layer.bias.detach().numpy()
+        elif isinstance(layer, torch.nn.LayerNorm):
+            x = (x - x.mean()) / np.sqrt(x.var() + layer.eps)
+            x = x * layer.weight.detach().numpy() + layer.bias.detach().numpy()
+        elif isinstance(layer, torch.nn.ReLU):
+            x = np.maximum(x, 0)
+        else:
+            assert isinstance(layer, torch.nn.Dropout)
+    heads = [decoder.rho] + ([decoder.kept] if decoder.kept is not None else [])
+    return [head.weight.detach().numpy() @ x + head.bias.detach().numpy() for head in heads]
+
+
+def rho_by_loop(species, cell_type, z):
+    """Homologous expression of one latent point: a loop over batches and genes."""
+    total, used = np.zeros(N_HOMOLOGOUS), 0
+    for code in range(species.vae.n_batches):
+        if sum((species.labels == cell_type) & (species.batch == code)) <= 3:
+            continue
+        one_hot = [float(code == b) for b in range(species.vae.n_batches)]
+        logits, *kept = dense_layers(species.vae.decoder, np.array([*z, *one_hot], dtype=np.float64))
+        normaliser = sum(np.exp(logits[g]) for g in species.genes)
+        for i, g in enumerate(species.genes):
+            rho = np.exp(logits[g]) / normaliser
+            total[i] += rho / (1 + np.exp(-kept[0][g])) if kept else rho
+        used += 1
+    return total / used
+
+
+def context_library_by_loop(context, target, cell):
+    """Mean library size of the 25 context cells with the largest cosine."""
+    z = target.cells.z_mean[cell]
+    cosine = [z @ other / np.linalg.norm(z) / np.linalg.norm(other) for other in context.cells.z_mean]
+    return np.exp(context.cells.l_mean[np.argsort(cosine)[-25:], 0]).mean()
+
+
+@pytest.mark.parametrize("distribution", ["nb", "zinb"])
+def test_a_table_is_what_loops_give(distribution):
+    context, target = toy_pair(distribution=distribution)
+    sampling = Sampling(samples=31, seed=4, batch_size=7)
+    table = logfold_changes(context, target, ["a"], sampling=sampling, eps=1e-3, lfc_delta=0.7, show_progress=False)[
+        "a"
+    ]
+    index, z = draw_latents(target, "a", sampling)
+    rho_c, rho_t = (np.array([rho_by_loop(species, "a", point) for point in z]) for species in (context, target))
+    counts_t = np.exp(target.cells.l_mean[index, 0]) * N_HOMOLOGOUS / 11
+    counts_c = np.array([context_library_by_loop(context, target, cell) for cell in index]) * N_HOMOLOGOUS / 14
+    for g in range(N_HOMOLOGOUS):
+        ratio = np.log2((rho_t[:, g] + 1e-3) / (rho_c[:, g] + 1e-3))
+        row = table.iloc[g]
+        assert row["lfc"] == pytest.approx(np.median(ratio), abs=1e-4)
+        assert row["p"] == pytest.approx(np.mean(np.abs(ratio) > 0.7))
+        assert row["lfc_low"] == pytest.approx(np.quantile(ratio, 0.05), abs=1e-4)
+        assert row["lfc_high"] == pytest.approx(np.quantile(ratio, 0.95), abs=1e-4)
+        assert row["rho_median_context"] == pytest.approx(np.median(rho_c[:, g]), rel=1e-4)
+        assert row["rho_median_target"] == pytest.approx(np.median(rho_t[:, g]), rel=1e-4)
+        assert row["mu_median_context"] == pytest.approx(np.median(rho_c[:, g] * counts_c), rel=1e-4)
+        assert row["mu_median_target"] == pytest.approx(np.median(rho_t[:, g] * counts_t), rel=1e-4)
+        of_others = [np.median(np.log2((rho_t[:, g] + 1e-3) / (rho_c[:, h] + 1e-3))) for h in range(N_HOMOLOGOUS)]
+        partner = np.argmin(np.abs(np.array(of_others) - row["lfc_rand"]))
+        assert of_others[partner] == pytest.approx(row["lfc_rand"], abs=1e-4) and partner != g
+    assert list(table.columns) == COLUMNS
+    assert table.index.tolist() == target.gene_names.tolist()
+    assert table["gene_context"].tolist() == context.gene_names.tolist()
+
+
+def test_without_zero_inflation_rho_sums_to_one():
+    context, target = toy_pair(distribution="nb")
+    for rho in homologous_samples(context, target, ["a"], sampling=Sampling(samples=20), show_progress=False):
+        np.testing.assert_allclose(rho["a"].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_batch_normalisation_and_other_dispersions_are_decoded():
+    order = ("linear", "batch_norm", ("act", "ReLU"))
+    context, target = toy_pair(layer_order=order, dispersion="cell")
+    target.vae.train()
+    rho_target, _ = homologous_samples(context, target, ["a"], sampling=Sampling(samples=20), show_progress=False)
+    again, _ = homologous_samples(
+        context, target, ["a"], sampling=Sampling(samples=20, batch_size=3), show_progress=False
+    )
+    np.testing.assert_allclose(rho_target["a"], again["a"], rtol=1e-4)  # no statistics of the batch
+    assert target.vae.training  # left as it was
+
+
+def test_pieces_change_nothing(monkeypatch):
+    context, target = toy_pair()
+    whole = logfold_changes(context, target, ["a", "b"], sampling=Sampling(100), show_progress=False)
+    monkeypatch.setattr(lfc, "MAX_DRAWN", 200)  # two genes at a time
+    pieces = logfold_changes(context, target, ["b"], sampling=Sampling(100, batch_size=9), show_progress=False)
+    pd.testing.assert_frame_equal(whole["b"], pieces["b"], rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(lfc, "MAX_DRAWN", 1)  # less than one gene: one at a time
+    pieces = logfold_changes(context, target, ["b"], sampling=Sampling(100), show_progress=False)
+    pd.testing.assert_frame_equal(whole["b"], pieces["b"], rtol=1e-3, atol=1e-4)
+
+
+def test_every_gene_is_a_partner_once():
+    context, target = toy_pair(distribution="nb")
+    marked = np.arange(1.0, N_HOMOLOGOUS + 1)
+    context.vae.decoder.rho.weight.data.zero_()  # the context's expression is the same at every point
+    context.vae.decoder.rho.bias.data[context.genes] = torch.from_numpy(np.log(marked)).float()
+    target.vae.decoder.rho.weight.data.zero_()
+    target.vae.decoder.rho.bias.data.zero_()
+    table = logfold_changes(context, target, ["a"], sampling=Sampling(5), eps=1e-9, show_progress=False)["a"]
+    of_target = 1 / N_HOMOLOGOUS
+    partners = np.round(of_target / 2 ** table["lfc_rand"].to_numpy() * marked.sum()).astype(int)
+    assert sorted(partners) == marked.tolist() and not (partners == marked).any()
+    np.testing.assert_allclose(table["lfc"], np.log2(of_target / (marked / marked.sum())), atol=1e-4)
+
+
+@pytest.mark.parametrize("n_dims", [2, 10])
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_outliers_by_scipy(n_dims, level):
+    rng = np.random.default_rng(n_dims)
+    z = (rng.normal(size=(300, n_dims)) @ rng.normal(size=(n_dims, n_dims)) + 5).astype(np.float32)
+    inverse, mean = np.linalg.inv(np.cov(z.T.astype(np.float64))), z.mean(axis=0, dtype=np.float64)
+    expected = [(cell - mean) @ inverse @ (cell - mean) <= chi2.ppf(level, n_dims) for cell in z]
+    assert (inliers(z, level) == expected).mean() > 0.995  # rounding at the edge
+
+
+def test_outliers_are_not_drawn_from():
+    _, target = toy_pair()
+    target.cells.z_mean[5] = 40
+    index, _ = draw_latents(target, "a", Sampling(samples=1000))
+    assert 5 not in index and 5 in draw_latents(target, "a", Sampling(samples=1000, confidence_level=1))[0]
+
+
+def test_flat_clouds_have_no_outlier_problem():
+    z = np.random.default_rng(0).normal(size=(50, 3))
+    flat = np.column_stack([z, z[:, 0]])  # singular covariance
+    assert 0.7 < inliers(flat, 0.9).mean() <= 1
+    assert inliers(np.ones((50, 3)), 0.9).all()
+    assert inliers(np.ones((1, 3)), 0.9).all() and inliers(z[:, :1], 0.9).mean() > 0.8
+
+
+def test_noise_is_normal():
+    _, target = toy_pair()
+    index, z = draw_latents(target, "a", Sampling(samples=40_000))
+    noise = (z - target.cells.z_mean[index]) / target.cells.z_std[index]
+    levels = np.linspace(0.01, 0.99, 50)
+    from scipy.stats import norm
+
+    np.testing.assert_allclose(np.quantile(noise, levels), norm.ppf(levels), atol=0.04)
+
+
+def test_seeds_and_the_global_random_state():
+    context, target = toy_pair()
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    run = functools.partial(logfold_changes, context, target, show_progress=False)
+    one = run(["a", "b"], sampling=Sampling(50, seed=1))
+    alone, other = run(["b"], sampling=Sampling(50, seed=1)), run(["b"], sampling=Sampling(50, seed=2))
+    pd.testing.assert_frame_equal(one["b"], alone["b"])
+    assert not np.allclose(one["b"]["lfc"], other["b"]["lfc"], atol=1e-6)
+    assert (np.random.get_state()[1] == before[0]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_one_homologous_gene():
+    species = [toy(name, seed, 12, 2, distribution="nb") for name, seed in (("mouse", 0), ("human", 1))]
+    species = [
+        ComparedSpecies(s.name, s.vae, s.cells, s.labels, s.batch, s.genes[:1], s.gene_names[:1]) for s in species
+    ]
+    table = logfold_changes(*species, ["a"], sampling=Sampling(10), show_progress=False)["a"]
+    assert len(table) == 1 and table["lfc"].iloc[0] == 0 == table["p"].iloc[0]
+
+
+def with_labels(species, labels, batch=None):
+    batch = species.batch if batch is None else batch
+    return ComparedSpecies(species.name, species.vae, species.cells, labels, batch, species.genes, species.gene_names)
+
+
+def test_rare_types_are_left_out_by_name():
+    context, target = toy_pair()
+    labels = target.labels.copy()
+    labels[np.flatnonzero(labels == "b")[3:]] = "a"  # three cells of b
+    rare = with_labels(target, labels)
+    with pytest.warns(UserWarning, match=r"Left out, with at most 3 cells in each batch of a species: \['b'\]"):
+        assert comparable_types(context, rare) == ["a"]
+    with pytest.raises(ValueError, match=r"more than 3 cells in a batch of both mouse and human, found none"):
+        comparable_types(context, rare, "b")
+
+
+def test_four_cells_in_a_batch_suffice():
+    context, target = toy_pair()
+    labels, batch = target.labels.copy(), target.batch.copy()
+    rows = np.flatnonzero(labels == "b")
+    labels[rows[5:]] = "a"
+    batch[rows[:5]] = [1, 1, 1, 1, 0]
+    rare = with_labels(target, labels, batch)
+    assert comparable_types(context, rare) == ["a", "b"] and rare.batches("b").tolist() == [1]
+    _, in_context, in_target = decode_type(context, rare, "b", Sampling(4))
+    assert in_target.batches.tolist() == [[0, 1]] and len(in_context.batches) == 3
+    expected = [rho_by_loop(rare, "b", z) for z in in_target.z.numpy()]
+    np.testing.assert_allclose(in_target(), expected, rtol=1e-4)
+    assert np.isfinite(
+        logfold_changes(context, rare, ["b"], sampling=Sampling(9), show_progress=False)["b"]["lfc"]
+    ).all()
+
+
+def test_wrong_input_is_named():
+    context, target = toy_pair()
+    with pytest.raises(ValueError, match=r"types of both species \(\['a', 'b'\]\), found \['only mouse', 'c'\]"):
+        comparable_types(context, target, ["a", "only mouse", "c"])
+    with pytest.raises(ValueError, match=r"found none \(types of both: \[\]\)"):
+        comparable_types(context, with_labels(target, np.array(["x"] * 90)))
+    run = functools.partial(logfold_changes, context, target, ["a"], sampling=Sampling(5), show_progress=False)
+    with pytest.raises(ValueError, match="Expected `eps` to be a number of at least 1e-12, found 0"):
+        run(eps=0)
+    with pytest.raises(TypeError, match="Expected `lfc_delta` to be a number, found '1'"):
+        run(lfc_delta="1")
+    with pytest.raises(ValueError, match="Expected `confidence_level` to be a number between 0 and 1, found 90"):
+        Sampling(confidence_level=90)
+    with pytest.raises(TypeError, match="Expected `samples` to be a whole number, found 1000.0"):
+        Sampling(samples=1e3)
+    with pytest.raises(ValueError, match="Expected `b_s` to be a whole number of at least 1, found 0"):
+        Sampling(batch_size=0)
+    with pytest.raises(ValueError, match="keeps cells, found 1e-09. Raise it"):
+        inliers(target.cells.z_mean, 1e-9)
+
+
+def test_the_result_is_a_dictionary():
+    context, target = toy_pair()
+    changes = logfold_changes(context, target, ["a", "b"], sampling=Sampling(5), lfc_delta=0.5, show_progress=False)
+    assert isinstance(changes, dict) and list(changes) == ["a", "b"] and changes["lfc_delta"] == 0.5
+    with pytest.raises(KeyError, match="Expected 'c' in the log-fold changes, found 'a', 'b'"):
+        changes["c"]
+    for same in (copy.deepcopy(changes), pickle.loads(pickle.dumps(changes))):
+        assert isinstance(same, LogFoldChanges) and same["lfc_delta"] == 0.5 and same["a"].equals(changes["a"])
+
+
+def test_the_same_draws_on_both_sides_are_no_change():
+    draws = np.random.default_rng(0).dirichlet(np.ones(20), 50).astype(np.float32)
+    table = gene_statistics(draws, draws, draws, np.ones(50), np.ones(50))
+    assert (table[["lfc", "p", "lfc_rand", "p_rand", "lfc_low", "lfc_high"]] == 0).all(axis=None)
+
+
+# What it finds -------------------------------------------------------------------------------------------------------
+
+
+def train(pair, folder, epochs, **options):
+    """Train both species of a simulated pair."""
+    builder = create_mdata(pair.context, "batch", "cell_type")
+    builder.setup_target_adata(pair.target, "batch", "cell_type", orthologues=pair.orthologues)
+    model = scSpecies("cpu", builder.return_mdata(save=False), folder, random_seed=0, **options)
+    model.train_context(epochs, save_model=False, show_progress=False)
+    model.get_representation("context")
+    model.train_target(epochs, save_model=False, show_progress=False)
+    model.get_representation("target")
+    return model
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """A simulated pair, a model with the default networks, and its log-fold changes."""
+    pair = synthetic_species(seed=0)
+    model = train(pair, tmp_path_factory.mktemp("run"), epochs=30)
+    return pair, model, model.compute_logfold_change(samples=2000, show_progress=False)
+
+
+def is_expressed(table):
+    """Expected count above 0.1 in at least one species."""
+    return table[["mu_median_context", "mu_median_target"]].max(axis=1) > 0.1
+
+
+@pytest.mark.slow
+def test_fold_changes_are_true(simulated):
+    pair, model, changes = simulated
+    size = model.mdata["human"].obs["cell_type"].value_counts()
+    measured = {}
+    for kind in size.index[size >= 100]:
+        table = changes[kind][is_expressed(changes[kind])]
+        table = table[table["gene_context"].isin(pair.log_fold_change.index)]
+        true = pair.log_fold_change.loc[table["gene_context"], kind]
+        measured[kind] = np.corrcoef(table["lfc"], true)[0, 1]
+        assert 0.85 < np.polyfit(true, table["lfc"], 1)[0] < 1.15  # neither shrunk nor stretched
+        sure = table["p"].to_numpy() > 0.95
+        assert (np.abs(true[sure]) > 0.5).mean() > 0.9 > 0.3 > (np.abs(true[table["p"].to_numpy() < 0.05]) > 2).mean()
+    assert len(measured) >= 5 and min(measured.values()) > 0.92, measured
+
+
+@pytest.mark.slow
+def test_the_null_is_centred_and_wider(simulated):
+    _, _, changes = simulated
+    for table in changes.values():
+        spread = table["lfc_rand"].std()
+        assert abs(table["lfc_rand"].mean() - table["lfc"].mean()) < 0.15  # the same genes on both sides, reordered
+        assert abs(table["lfc_rand"].mean()) < 0.3 * spread
+        assert spread > 1.2 * table["lfc"].std() and table["p_rand"].mean() > table["p"].mean()
+
+
+@pytest.mark.slow
+def test_mu_is_the_average_count(simulated):
+    _, model, changes = simulated
+    for key, column, species in (
+        ("mouse", "mu_median_context", model.context),
+        ("human", "mu_median_target", model.target),
+    ):
+        adata = model.mdata[key]
+        for kind, table in changes.items():
+            cells = adata[adata.obs["cell_type"] == kind]
+            if cells.n_obs < 100:  # the average itself is a rough one
+                continue
+            average = np.asarray(cells.X[:, species.homologous].mean(axis=0)).ravel()
+            ratio = np.log(table[column][average > 0.3] / average[average > 0.3])
+            assert abs(ratio.median()) < 0.3 and ratio.std() < 0.5, (kind, key)
+
+
+@pytest.mark.slow
+def test_samples_and_table_agree(simulated):
+    _, model, changes = simulated
+    rho_target, rho_context = model.generate_homologous_samples(2000, show_progress=False)
+    assert list(rho_target) == list(rho_context) == list(changes)
+    for kind, table in changes.items():
+        assert rho_target[kind].shape == rho_context[kind].shape == (2000, len(model.target.homologous))
+        ratio = np.log2(rho_target[kind] + 1e-6) - np.log2(rho_context[kind] + 1e-6)
+        np.testing.assert_allclose(np.median(ratio, axis=0), table["lfc"], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_the_model_refuses_and_explains(simulated, tmp_path):
+    _, model, _ = simulated
+    with pytest.raises(ValueError, match=r"found \['Mast cell'\]"):
+        model.compute_logfold_change(["Mast cell"])
+    with pytest.raises(KeyError, match="Expected 'no such' in human.obs"):
+        model.compute_logfold_change(target_cell_key="no such")
+    fresh = scSpecies("cpu", model.mdata, tmp_path)
+    for call in (fresh.compute_logfold_change, fresh.generate_homologous_samples):
+        with pytest.raises(RuntimeError, match="Call `train_context` first"):
+            call()
+
+
+@pytest.mark.slow
+def test_one_species_in_two_halves_hardly_changes(tmp_path):
+    whole = synthetic_species(n_context=1000, n_target=100, n_genes=400, n_types=4, n_batches=(1, 1), seed=3).context
+    half = np.random.default_rng(0).permutation(whole.n_obs) < whole.n_obs // 2
+    genes = pd.DataFrame({"context": whole.var_names, "target": whole.var_names})
+
+    class Halves:
+        context, target, orthologues = whole[half].copy(), whole[~half].copy(), genes
+
+    fast = functools.partial(torch.optim.Adam, lr=3e-3)
+    model = train(Halves, tmp_path, 30, context_optimizer=fast, target_optimizer=fast)
+    changes = model.compute_logfold_change(samples=500, show_progress=False)
+    assert len(changes) >= 4
+    for table in changes.values():
+        expressed = table[table[["mu_median_context", "mu_median_target"]].max(axis=1) > 0.5]
+        assert expressed["lfc"].abs().median() < 0.4 and abs(expressed["lfc"].mean()) < 0.2, table["lfc"].describe()
+        assert expressed["lfc"].abs().median() < 0.3 * expressed["lfc_rand"].abs().median()
