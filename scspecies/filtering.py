@@ -8,6 +8,7 @@ __all__ = ['WARN_SHARE', 'Filters', 'filter_cells', 'report_removal', 'standardi
 
 # %% ../nbs/01b_filtering.ipynb #368b609e
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,11 +181,21 @@ def standardized_variance(counts: sp.csr_matrix) -> np.ndarray:
 
 def _usual_variance(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """The trend of variance against mean, at each gene's mean; both are above 0."""
-    from statsmodels.nonparametric.smoothers_lowess import lowess
-
     x, y = np.log10(mean), np.log10(variance)
-    share = min(1.0, max(0.3, 10 / len(x)))  # of the genes, for each local fit
-    return 10 ** lowess(y, x, frac=share, it=0, delta=0.01 * np.ptp(x), return_sorted=False)
+    grid = np.linspace(x.min(), x.max(), 301)
+    return 10 ** np.interp(x, grid, [_local_quadratic(x, y, at) for at in grid])
+
+
+def _local_quadratic(x: np.ndarray, y: np.ndarray, at: float) -> float:
+    """Value at `at` of the parabola through the nearest 30 % of the points, the nearer the heavier (tricube)."""
+    distance = np.abs(x - at)
+    n_near = max(math.ceil(0.3 * len(x)), min(len(x), 10))
+    width = 1.001 * np.partition(distance, n_near - 1)[n_near - 1] + 1e-9
+    weight = 1 - (distance / width) ** 3
+    near = weight > 0
+    degree = min(2, len(np.unique(x[near])) - 1)
+    # polyfit squares its weights, and tricube is the third power
+    return float(np.polyfit(x[near] - at, y[near], max(degree, 0), w=weight[near] ** 1.5)[-1])
 
 # %% ../nbs/01b_filtering.ipynb #a4b65cd8
 def choose_genes(counts: sp.csr_matrix, batch: np.ndarray, n_top_genes: int | None = None) -> np.ndarray:

@@ -139,7 +139,8 @@ def joint_representation(
     -------
     joint
         Context cells, then target cells, without counts. Sets the following fields: `obs['species']` (name of the
-        modality), `obs['label']` (cell type in the dataset's own column, else the transferred one), `obsm[rep_key]`, `obsm['X_umap']`.
+        modality), `obs['label']` (the dataset's own cell type, else the
+        transferred one), `obsm[rep_key]`, `obsm['X_umap']`.
 
     Raises
     ------

@@ -106,7 +106,10 @@ def test_every_order_of_layers_learns_and_compares(order, dispersion):
     data, z = cells(), torch.randn(9, 5, 10, generator=torch.Generator().manual_seed(1))
     nll = candidate_nll(vae.decoder, data.counts, data.batch, data.counts.sum(1, keepdim=True).log(), z)
     alone = [
-        candidate_nll(vae.decoder, data.counts[[i]], data.batch[[i]], data.counts[[i]].sum(1, keepdim=True).log(), z[[i]]) for i in range(9)
+        candidate_nll(
+            vae.decoder, data.counts[[i]], data.batch[[i]], data.counts[[i]].sum(1, keepdim=True).log(), z[[i]]
+        )
+        for i in range(9)
     ]
     torch.testing.assert_close(nll, torch.cat(alone), rtol=1e-4, atol=1e-3)  # a cell does not see its neighbours
     assert all(torch.equal(value, vae.state_dict()[name]) for name, value in state.items())

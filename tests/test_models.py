@@ -390,7 +390,11 @@ def test_counts_changed_after_setup_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: m.similarity_metric([100], [[0]], display=False), IndexError, "rows of the .* cells of 'human', found 100"),
+        (
+            lambda m: m.similarity_metric([100], [[0]], display=False),
+            IndexError,
+            "rows of the .* cells of 'human', found 100",
+        ),
         (lambda m: m.similarity_metric([-1], [[0]], display=False), IndexError, "`target_ind` .*, found -1"),
         (lambda m: m.similarity_metric([0], [[-3]], display=False), IndexError, "`context_ind` .*, found -3"),
         (lambda m: m.similarity_metric([0], [0], display=False), ValueError, "found \\(1,\\) and \\(1,\\)"),
