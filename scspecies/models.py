@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Role', 'Models', 'FitSettings', 'AlignmentSettings', 'Species', 'scSpecies', 'neighbors_workaround']
 
-# %% ../nbs/09_models.ipynb #7aed1fec
+# %% ../nbs/09_models.ipynb #06841d04
 import contextlib
 import logging
 import warnings
@@ -77,7 +77,7 @@ from scspecies.similarity import (
 )
 from .training import Schedule, encode_cells, fit_context
 
-# %% ../nbs/09_models.ipynb #9a865c87
+# %% ../nbs/09_models.ipynb #c50d4437
 _logger = logging.getLogger(__name__)
 
 Role = Literal["context", "target"]
@@ -124,7 +124,7 @@ def _from_json(record: dict[str, Any], kind: type, *schedules: str) -> Any:
     """Make a settings record again from a checkpoint's JSON."""
     return kind(**{k: Schedule(**v) if k in schedules else v for k, v in record.items()})
 
-# %% ../nbs/09_models.ipynb #af041634
+# %% ../nbs/09_models.ipynb #ea8f1239
 @dataclass(eq=False)
 class Species:
     """One species of a model: data, form, settings, and the state that changes.
@@ -178,7 +178,7 @@ class Species:
             )
         return self.representation
 
-# %% ../nbs/09_models.ipynb #c6b79966
+# %% ../nbs/09_models.ipynb #5ba0a4a0
 def _prepared(mdata: mu.MuData, key: str, role: Role) -> SpeciesData:
     """The cells of one modality, which must have been prepared for this role."""
     check_key(mdata.mod, key, "mdata.mod")
@@ -198,7 +198,7 @@ def _check_transferable(context: VAEConfig, target: VAEConfig, alignment: Alignm
             f"equal for alignment='inter', found {theirs} and {ours}."
         )
 
-# %% ../nbs/09_models.ipynb #116b98db
+# %% ../nbs/09_models.ipynb #9d126095
 class _Model:
     """What all parts of the model share."""
 
@@ -244,7 +244,7 @@ class _Model:
         """Training curves by modality: one row an epoch, with the loss and its terms (means over cells, in nats)."""
         return {species.key: pd.DataFrame(species.state.history) for species in (self.context, self.target)}
 
-# %% ../nbs/09_models.ipynb #326f3b26
+# %% ../nbs/09_models.ipynb #acd28b56
 def _keyed(stem: str, save_key: str, ending: str) -> str:
     """File name of `stem`, with the user's key if there is one."""
     return f"{stem}_{save_key}{ending}" if save_key else f"{stem}{ending}"
@@ -332,7 +332,7 @@ class _Checkpoints(_Model):
         """
         return save_mudata(self.mdata, self.directory / "data" / _keyed("mudata", save_key, ".h5mu"))
 
-# %% ../nbs/09_models.ipynb #01257da9
+# %% ../nbs/09_models.ipynb #53e89cdc
 def _schedule(schedule: Schedule, rises: bool) -> Schedule:
     """The schedule as it is, or its last value throughout."""
     return schedule if rises else Schedule(schedule.stop, schedule.stop, 0)
@@ -470,7 +470,7 @@ class _Training(_Checkpoints):
             )
         return target.obsm[KEYS.neighbors][:, : self.alignment.k_neigh], trusted
 
-# %% ../nbs/09_models.ipynb #a9e8f832
+# %% ../nbs/09_models.ipynb #f67080d3
 class _Encoding(_Training):
     """Encode cells."""
 
@@ -569,7 +569,7 @@ class _Encoding(_Training):
         adata.uns[KEYS.representation] = {"run": species.state.run, "aligned_to": species.state.aligned_to}
         species.representation = encoded
 
-# %% ../nbs/09_models.ipynb #61d21984
+# %% ../nbs/09_models.ipynb #e4077617
 class _Similarity(_Encoding):
     """Score how similar cells are."""
 
@@ -682,7 +682,7 @@ def _check_rows(name: str, rows: np.ndarray, species: Species) -> None:
         wrong = rows.min() if rows.min() < 0 else rows.max()
         raise IndexError(f"Expected `{name}` to be rows of the {n_cells} cells of '{species.key}', found {wrong}.")
 
-# %% ../nbs/09_models.ipynb #f9cc8118
+# %% ../nbs/09_models.ipynb #f6000df1
 class _Labels(_Similarity):
     """Transfer labels, and judge the transfer."""
 
@@ -808,7 +808,7 @@ class _Labels(_Similarity):
             )
         return transfer_table(label_values(target, target_label_key, self.target.key), predicted, known)
 
-# %% ../nbs/09_models.ipynb #70e44c00
+# %% ../nbs/09_models.ipynb #7f30c555
 class _Comparison(_Labels):
     """Compare cell types of the two species."""
 
@@ -1025,7 +1025,7 @@ class _Comparison(_Labels):
             show_progress=show_progress,
         )
 
-# %% ../nbs/09_models.ipynb #fd862fb6
+# %% ../nbs/09_models.ipynb #06ea2538
 class scSpecies(_Comparison):  # noqa: N801 (the published name)
     """Align a target species to an annotated context species.
 
@@ -1175,7 +1175,7 @@ class scSpecies(_Comparison):  # noqa: N801 (the published name)
         self.target = Species("target", target_key, target, genes[1], target_config, target_fit, target_optimizer)
         self.initialize()
 
-# %% ../nbs/09_models.ipynb #0ea5fdfa
+# %% ../nbs/09_models.ipynb #e5649139
 def neighbors_workaround(
     adata: ad.AnnData, use_rep: str | None = None, n_neighbors: int = 15, metric: str = "euclidean"
 ) -> ad.AnnData:

