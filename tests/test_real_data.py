@@ -19,7 +19,7 @@ from scspecies.preprocessing import create_mdata
 
 PAIRS = {
     # context, target, label, genes, epochs of each fit, balanced accuracy to reach
-    "pancreas": ("baron_mouse_pancreas", "baron_human_pancreas_hvg2000", "cell_type", 4000, 15, 0.9),
+    "pancreas": ("baron_mouse_pancreas", "baron_human_pancreas_hvg2000", "cell_type", 2000, 20, 0.85),
     "immune": ("mca_mouse_spleen", "pbmc3k_human_pbmc", "cell_type_broad", 4000, 30, 0.68),
 }
 
