@@ -107,13 +107,15 @@ def _merge_nearest(best: Tensor, indices: Tensor, distances: Tensor, offset: int
     return all_distances.gather(1, order), all_indices.gather(1, order)
 
 # %% ../nbs/00a_neighbors.ipynb #28b4a12b
-def majority_vote(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def majority_vote(labels: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Find the label that most neighbours have.
 
     Parameters
     ----------
     labels
         Labels of the neighbours, nearest first, shape (cells, neighbours).
+    weights
+        Weight of each neighbour's vote, above 0, same shape; 1 by default.
 
     Returns
     -------
@@ -125,8 +127,8 @@ def majority_vote(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     names, codes = np.unique(labels, return_inverse=True)
     codes = codes.reshape(labels.shape)
     cells = np.arange(len(codes))
-    votes = np.zeros((len(codes), len(names)), dtype=np.int64)
-    np.add.at(votes, (cells[:, None], codes), 1)
+    votes = np.zeros((len(codes), len(names)))
+    np.add.at(votes, (cells[:, None], codes), 1 if weights is None else weights)
     votes_of_neighbor = np.take_along_axis(votes, codes, axis=1)  # (cells, neighbours)
     winner = codes[cells, votes_of_neighbor.argmax(axis=1)]  # argmax takes the first, so the nearest, of the tied
-    return names[winner], votes[cells, winner] / labels.shape[1]
+    return names[winner], votes[cells, winner] / votes.sum(axis=1)

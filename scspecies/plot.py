@@ -234,6 +234,7 @@ def _push_apart(boxes: np.ndarray, limits: np.ndarray, *, steps: int = 500) -> n
 
 def _write_on_data(ax: Axes, coordinates: np.ndarray, labels: pd.Series, palette: Mapping[str, str]) -> None:
     """Write each label on the middle of its cells, in its colour and without overlaps."""
+    ax.margins(0.1)  # room for names of groups at the edge
     texts = []
     for label in sorted(labels.dropna().unique()):
         cells = coordinates[(labels == label).to_numpy()]
@@ -248,7 +249,7 @@ def _write_on_data(ax: Axes, coordinates: np.ndarray, labels: pd.Series, palette
             color="black",
             arrowprops={"arrowstyle": "-", "lw": 0.6, "color": palette[label], "shrinkA": 0, "shrinkB": 0},
         )
-        text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
+        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
         text.set_in_layout(False)
         texts.append(text)
     _spread(ax, texts)
