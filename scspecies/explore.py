@@ -172,7 +172,7 @@ def _row_number(names: pd.Index, cell: str | int, species: str) -> int:
     raise KeyError(f"Expected the name or row number of one of the {len(names)} cells of {species}, found {text!r}.")
 
 # %% ../nbs/08a_explore.ipynb #6eef3ccf
-def _colour_columns(mdata: "md.MuData", species: Sequence[str], most: int = 100) -> dict[str, tuple[str, str]]:
+def _colour_columns(mdata: "md.MuData", species: Sequence[str], most: int = 40) -> dict[str, tuple[str, str]]:
     """What the map can be coloured by: a title, and the species and its column of names or measured values."""
     found = {"species": ("", "species"), "label": ("", "label")}
     for name in species:
@@ -270,7 +270,7 @@ def _draw_chosen(axes: Sequence[Any], coloured: "ad.AnnData", table: pd.DataFram
     xy = np.asarray(coloured.obsm["X_umap"])[:, :2]
     x, y = xy[table["context_ind"].to_numpy()[:top]].T
     axes[0].scatter(x, y, s=28, facecolors="none", edgecolors="black", linewidths=0.8)
-    axes[0].scatter(*xy[row], marker="*", s=110, c="white", edgecolors="black", linewidths=0.9, zorder=4)
+    axes[0].scatter(*xy[row], marker="*", s=150, c="black", edgecolors="white", linewidths=0.9, zorder=4)
     plot_similarity(table, ax=axes[1])
 
 # %% ../nbs/08a_explore.ipynb #5bb81fb6

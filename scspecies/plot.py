@@ -235,11 +235,14 @@ def _push_apart(boxes: np.ndarray, limits: np.ndarray, *, steps: int = 500) -> n
             break
     return centre
 
+# %% ../nbs/08_plot.ipynb #c01e0866
+_MUCH_COVERED = 0.25  # of a group's cells
+
 
 def _write_on_data(ax: Axes, coordinates: np.ndarray, labels: pd.Series, palette: Mapping[str, str]) -> None:
     """Write each label on the middle of its cells, in its colour and without overlaps."""
     ax.margins(0.1)  # room for names of groups at the edge
-    texts = []
+    texts, cells_of = [], []
     for label in sorted(labels.dropna().unique()):
         cells = coordinates[(labels == label).to_numpy()]
         middle = cells[np.linalg.norm(cells - np.median(cells, axis=0), axis=1).argmin()]
@@ -252,12 +255,27 @@ def _write_on_data(ax: Axes, coordinates: np.ndarray, labels: pd.Series, palette
             va="center",
             color="black",
             arrowprops={"arrowstyle": "-", "lw": 0.6, "color": palette[label], "shrinkA": 0, "shrinkB": 0},
-            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.7},
+            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.8},
         )
         text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
         text.set_in_layout(False)
         texts.append(text)
+        cells_of.append(cells)
+    _figure(ax).draw_without_rendering()
+    for text, cells in zip(texts, cells_of, strict=True):
+        _clear_own_cells(ax, text, cells)
     _spread(ax, texts)
+
+
+def _clear_own_cells(ax: Axes, text: Annotation, cells: np.ndarray) -> None:
+    """Put a name that covers much of its own group above the group."""
+    pixels, box = ax.transData.transform(cells), Text.get_window_extent(text)
+    covered = ((pixels >= box.min) & (pixels <= box.max)).all(axis=1).mean()
+    if covered > _MUCH_COVERED:
+        middle = ax.transData.transform(text.xy)
+        near = np.abs(pixels - middle).max(axis=1) < box.width
+        x, y = ax.transData.inverted().transform((middle[0], pixels[near, 1].max() + box.height))
+        text.set_position((x, y))
 
 
 def _spread(ax: Axes, texts: Sequence[Annotation]) -> None:
@@ -265,7 +283,8 @@ def _spread(ax: Axes, texts: Sequence[Annotation]) -> None:
     _figure(ax).draw_without_rendering()
     boxes = np.array([[*box.min, *box.max] for box in map(Text.get_window_extent, texts)])  # pixels, without the lines
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    pixels = np.hstack([centres, boxes[:, 2:] - boxes[:, :2] + 1])
+    between = 0.4 * _FONT_SIZE * _figure(ax).dpi / 72  # the pale ground of a name
+    pixels = np.hstack([centres, boxes[:, 2:] - boxes[:, :2] + between])
     moved = _push_apart(pixels, np.concatenate([ax.bbox.min, ax.bbox.max]))
     for text, position in zip(texts, ax.transData.inverted().transform(moved), strict=True):
         text.set_position(position)
@@ -553,7 +572,7 @@ def _write_percent(ax: Axes, table: pd.DataFrame) -> None:
 
 # %% ../nbs/08_plot.ipynb #6ec80d47
 _NO_LABEL = "no label"
-_SHORT_LABEL = 16  # characters
+_SHORT_LABEL = 18  # characters
 
 
 def _slots(sizes: pd.Series, lines: Mapping[str, str], most_lines: int) -> pd.DataFrame:
@@ -958,7 +977,9 @@ def plot_volcano(
     dots = named.rename(columns={"lfc": "x", "p": "y"})[["x", "y"]].sort_values("x")
     order = np.arange(len(dots))
     across = np.linspace(-0.8, 0.8, max(len(dots), 2))[order] * limit
-    _name_dots(ax, dots, np.column_stack([across, 1.12 + 0.13 * (order % max(n_rows, 1))]))
+    above = np.column_stack([across, 1.12 + 0.13 * (order % max(n_rows, 1))])
+    beside = dots.to_numpy() + np.column_stack([np.where(dots["x"] < 0, -0.2, 0.2) * limit, np.full(len(dots), 0.05)])
+    _name_dots(ax, dots, np.where(dots[["y"]] >= min_p, above, beside))
     return ax
 
 # %% ../nbs/08_plot.ipynb #da89c0dc
@@ -1032,9 +1053,9 @@ def plot_lfc(
     limit = float(np.nanmax(np.abs(lfc.to_numpy(float))))
     longest = 0.057 * max(map(len, of_type))
     ax = _axes(ax, 0.9 + longest + 0.15 * len(genes), max(_COLUMN_WIDTH, 1.6 + 0.2 * len(of_type)))
-    rows, columns = np.indices(lfc.shape).reshape(2, -1)
+    rows, columns = np.nonzero(lfc.notna().to_numpy())  # a type may lack a gene
     style: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "edgecolors": "0.6", "linewidths": 0.3}
-    dots = ax.scatter(columns, rows, s=34 * p.to_numpy().ravel() ** 2, c=lfc.to_numpy().ravel(), **style)
+    dots = ax.scatter(columns, rows, s=34 * p.to_numpy()[rows, columns] ** 2, c=lfc.to_numpy()[rows, columns], **style)
     _finish_dots(ax, list(genes), list(of_type))
     bar = ax.figure.colorbar(dots, ax=ax, shrink=0.6)
     bar.set_label("log2 fold change, target over context", fontsize=_FONT_SIZE)
