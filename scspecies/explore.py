@@ -371,7 +371,7 @@ def browse_lfc(tables: Mapping[str, Any], *, cell_type: str | None = None, n_lab
 
 # %% ../nbs/08a_explore.ipynb #7b0889e2
 def _draw_browsed(
-    table: pd.DataFrame, cell_type: str, search: str, n_labels: int, **thresholds: float
+    table: pd.DataFrame, cell_type: str, search: str, n_labels: int, **thresholds: Any
 ) -> tuple["Figure", pd.DataFrame]:
     """Draw the volcano of a type with the genes that were searched, and give the table of the shown genes."""
     from scspecies.plot import plot_volcano

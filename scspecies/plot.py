@@ -518,12 +518,12 @@ def _heat_map(ax: Axes | None, df: pd.DataFrame, *, limits: tuple[float, float],
     """Draw a table of numbers as squares with a colour bar; missing ones are grey."""
     n_rows, n_columns = df.shape
     for_rows, for_columns = (0.057 * max(len(str(name)) for name in axis) for axis in df.axes)  # inches
-    ax = _axes(ax, 0.9 + for_columns + 0.24 * n_rows, max(_COLUMN_WIDTH, 1.2 + for_rows + 0.24 * n_columns))
+    ax = _axes(ax, 0.8 + for_columns + 0.19 * n_rows, max(_COLUMN_WIDTH, 0.95 + for_rows + 0.19 * n_columns))
     ax.set_facecolor(UNLABELLED)
     image = ax.imshow(df.to_numpy(float), cmap="Blues", vmin=limits[0], vmax=limits[1])
     ax.set_yticks(range(n_rows), df.index, fontsize=_FONT_SIZE)
     ax.set_xticks(range(n_columns), df.columns, fontsize=_FONT_SIZE, rotation=90)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
     bar.set_label(label, fontsize=_FONT_SIZE)
     bar.ax.tick_params(labelsize=_FONT_SIZE)
     return ax
@@ -727,7 +727,7 @@ def plot_confidence(adata: "ad.AnnData", key: str, *, ax: Axes | None = None, n_
         x, groups["same"].mean(), color=_FIRST_COLORS[1], marker="s", ms=3, lw=1.2, label="same label as data level"
     )
     correlation = cells["share"].corr(1 - cells["rank"], method="spearman")
-    ax.set_title(f"Spearman correlation {correlation:.2f}", fontsize=_FONT_SIZE + 2)
+    ax.set_title(f"Spearman correlation {round(correlation, 2) + 0.0:.2f}", fontsize=_FONT_SIZE + 2)
     ax.set(xlim=(0, 1), ylim=(0, 1.04))
     ax.set_xlabel("rank on the data level (0 is the surest)", fontsize=_FONT_SIZE)
     ax.set_ylabel("latent space", fontsize=_FONT_SIZE)
@@ -787,7 +787,7 @@ def plot_prototype_sim_heatmap(df: pd.DataFrame, *, ax: Axes | None = None, titl
     ax.scatter(columns, rows, s=9, color="white", lw=0)
     shared = [name for name in best.index if name in table.columns]
     right = sum(best[name] == name for name in shared)
-    default = f"{right} of {len(shared)} shared types most similar to their own" if shared else ""
+    default = f"own type most similar: {right} of {len(shared)}" if shared else ""
     ax.set_title(default if title is None else title, fontsize=_FONT_SIZE + 1)
     ax.set_xlabel("context type", fontsize=_FONT_SIZE)
     ax.set_ylabel("target type", fontsize=_FONT_SIZE)
@@ -849,7 +849,9 @@ def plot_similarity(
 _LFC_COLUMNS = ("lfc", "p")
 
 
-def called_genes(table: pd.DataFrame, *, lfc_delta: float = 1, min_p: float = 0.9, min_count: float = 0.0) -> pd.Series:
+def called_genes(
+    table: pd.DataFrame, *, lfc_delta: float = 1, min_p: float = 0.9, min_count: float = 0.0, call: str | None = None
+) -> pd.Series:
     """Say which genes of a table of fold changes are called different.
 
     Parameters
@@ -862,6 +864,9 @@ def called_genes(table: pd.DataFrame, *, lfc_delta: float = 1, min_p: float = 0.
         Smallest probability.
     min_count
         Smallest expected count of a cell in the species that has more.
+    call
+        Boolean column that decides instead of `lfc_delta` and `min_p`, such as a call that controls the rate of false
+        discoveries.
 
     Returns
     -------
@@ -873,9 +878,9 @@ def called_genes(table: pd.DataFrame, *, lfc_delta: float = 1, min_p: float = 0.
     KeyError
         A column is missing.
     """
-    for column in _LFC_COLUMNS:
+    for column in (*_LFC_COLUMNS, *([call] if call else [])):
         check_key(table, column, "the table of fold changes")
-    is_called = (table["lfc"].abs() >= lfc_delta) & (table["p"] >= min_p)
+    is_called = table[call].astype(bool) if call else (table["lfc"].abs() >= lfc_delta) & (table["p"] >= min_p)
     if min_count > 0:
         columns = ["mu_median_context", "mu_median_target"]
         for column in columns:
@@ -925,6 +930,7 @@ def plot_volcano(
     lfc_delta: float = 1,
     min_p: float = 0.9,
     min_count: float = 0.0,
+    call: str | None = None,
     title: str = "",
 ) -> Axes:
     """Draw fold change and probability of all genes of one cell type, with the names of some.
@@ -940,8 +946,8 @@ def plot_volcano(
         Genes to name; by default those called with the largest change, as many higher as lower where there are.
     n_labels
         Number of genes that are named where `genes` is not given.
-    lfc_delta, min_p, min_count
-        Thresholds of a call, see `called_genes`.
+    lfc_delta, min_p, min_count, call
+        Thresholds of a call, or the column that decides, see `called_genes`.
     title
         Title.
 
@@ -955,7 +961,7 @@ def plot_volcano(
     KeyError
         A column or a gene is missing.
     """
-    called = called_genes(table, lfc_delta=lfc_delta, min_p=min_p, min_count=min_count)
+    called = called_genes(table, lfc_delta=lfc_delta, min_p=min_p, min_count=min_count, call=call)
     named = _genes_to_name(table, called, genes, n_labels)
     ax = _axes(ax, 3.2)
     groups = {0: ("not called", UNLABELLED), -1: ("lower", _DOWN), 1: ("higher", _UP)}
@@ -993,7 +999,7 @@ def _only_tables(tables: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _largest_changes(tables: Mapping[str, pd.DataFrame], n_genes: int, **thresholds: float) -> list[str]:
+def _largest_changes(tables: Mapping[str, pd.DataFrame], n_genes: int, **thresholds: Any) -> list[str]:
     """The genes with the largest called change in any type, from the lowest to the highest."""
     called = pd.DataFrame({kind: called_genes(table, **thresholds) for kind, table in tables.items()})
     change = pd.DataFrame({kind: table["lfc"] for kind, table in tables.items()})[called.fillna(0) != 0]
@@ -1010,6 +1016,7 @@ def plot_lfc(
     lfc_delta: float = 1,
     min_p: float = 0.9,
     min_count: float = 0.0,
+    call: str | None = None,
 ) -> Axes:
     """Draw the fold changes of some genes in all cell types.
 
@@ -1024,8 +1031,8 @@ def plot_lfc(
         Genes to draw; by default those with the largest called change in any type.
     n_genes
         Most genes that are drawn where `genes` is not given.
-    lfc_delta, min_p, min_count
-        Thresholds of a call, see `called_genes`.
+    lfc_delta, min_p, min_count, call
+        Thresholds of a call, or the column that decides, see `called_genes`.
 
     Returns
     -------
@@ -1041,7 +1048,8 @@ def plot_lfc(
     """
     of_type = _only_tables(tables)
     if genes is None:
-        genes = _largest_changes(of_type, n_genes, lfc_delta=lfc_delta, min_p=min_p, min_count=min_count)
+        thresholds: dict[str, Any] = {"lfc_delta": lfc_delta, "min_p": min_p, "min_count": min_count, "call": call}
+        genes = _largest_changes(of_type, n_genes, **thresholds)
         if not genes:
             raise ValueError("Expected a gene that is called in a cell type, found none. Lower the thresholds.")
     for gene in genes:

@@ -409,6 +409,7 @@ def test_confusion_has_shared_labels_on_the_diagonal():
     _, _, table = transfer(0.3)
     shuffled = table.sample(frac=1, random_state=0).sample(frac=1, axis=1, random_state=0)
     ax = plot_confusion(shuffled)
+    assert boxes([ax.figure.axes[1]])[0].x0 > boxes([ax.title])[0].x1 or boxes([ax.figure.axes[1]])[0].y1 < ax.bbox.y1
     rows, columns = ([label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels()))
     assert rows[:-1] == columns[:-1] and rows[-1] == "only human" and columns[-1] == "only mouse"
     assert np.allclose(ax.images[0].get_array(), table.loc[rows, columns])
@@ -580,7 +581,7 @@ def test_each_row_of_the_similarity_goes_from_worst_to_best():
         assert np.allclose(drawn.loc[kind, expected.index], expected, equal_nan=True)
     dots = {rows[int(y)]: columns[int(x)] for x, y in ax.collections[0].get_offsets()}
     assert dots == table.idxmax(axis=1).to_dict()
-    assert ax.get_title() == "2 of 3 shared types most similar to their own"
+    assert ax.get_title() == "own type most similar: 2 of 3"
     assert table.equals(before)
 
 
@@ -647,6 +648,17 @@ def test_volcano_names_the_largest_calls_without_overlap(n_labels):
     assert ax.get_title() == "B cell" and ax.figure.get_size_inches()[0] == pytest.approx(3.3)
     assert is_inside(boxes([ax.get_legend()])[0], ax.figure.bbox, slack=2)
     assert ax.bbox.width > 0.6 * ax.figure.bbox.width
+
+
+def test_a_column_of_calls_decides_instead_of_the_thresholds():
+    table = fold_changes().assign(significant=np.arange(300) % 10 == 0)
+    called = called_genes(table, call="significant")
+    assert (called == np.sign(table["lfc"]) * table["significant"]).all()
+    ax = plot_volcano(table, call="significant", n_labels=4)
+    assert [len(dots.get_offsets()) for dots in ax.collections] == [(called == sign).sum() for sign in (0, -1, 1)]
+    assert all(table.at[text.get_text(), "significant"] for text in ax.texts) and overlaps(ax.texts) == 0
+    genes = [label.get_text() for label in plot_lfc({"B": table}, call="significant", n_genes=5).get_yticklabels()]
+    assert table.loc[genes, "significant"].all()
 
 
 def test_volcano_names_do_not_cover_the_dots_above_the_threshold():
