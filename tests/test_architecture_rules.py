@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "similarity": MODEL,
     "lfc": MODEL,
     "plot": CORE,
+    "explore": CORE | {"plot"},
     "models": EVERYTHING,
 }
-KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "plot", "models"}
+KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "plot", "explore", "models"}
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
 

@@ -10,18 +10,29 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from scspecies.core import KEYS
 from scspecies.plot import (
     UNLABELLED,
+    called_genes,
     joint_representation,
     label_transfer_acc,
     plot_2D_representation,
+    plot_alluvial,
+    plot_confidence,
     plot_confusion,
+    plot_lfc,
+    plot_lfc_comparison,
+    plot_markers,
+    plot_prototype_sim_heatmap,
+    plot_similarity,
     plot_training,
+    plot_volcano,
     return_palette,
 )
 
@@ -304,9 +315,32 @@ def test_map_says_what_is_wrong(joint):
     with pytest.raises(ValueError, match="Expected `labels` to be one of 'legend', 'on_data', 'none', found 'both'"):
         plot_2D_representation(joint, labels="both")
     numbers = joint.copy()
-    numbers.obs["value"] = np.linspace(0, 1, len(numbers))
+    numbers.obs["value"] = np.arange(len(numbers))
     with pytest.raises(ValueError, match="Expected at most 100 different labels in obs.'value'., found 350"):
         plot_2D_representation(numbers, color="value")
+
+
+def test_measured_values_have_a_colour_bar_and_missing_ones_are_grey(joint):
+    measured = joint.copy()
+    measured.obs["value"] = np.where(measured.obs["species"] == "human", np.linspace(-1, 3, len(joint)), np.nan)
+    ax = plot_2D_representation(measured, color="value")
+    missing, points = ax.collections[:2]
+    assert len(missing.get_offsets()) == 200 and mpl.colors.to_hex(missing.get_facecolors()[0]) == UNLABELLED
+    for place, value in zip(points.get_offsets(), points.get_array(), strict=True):
+        cell = np.abs(measured.obsm["X_umap"] - place).sum(axis=1).argmin()
+        assert measured.obs["value"].iloc[cell] == pytest.approx(value)
+    assert len(ax.figure.axes) == 2 and ax.get_title() == "value" and ax.get_legend() is None
+
+
+def test_a_name_does_not_hide_a_small_group(joint):
+    adata = joint.copy()
+    small = np.flatnonzero(adata.obs["label"] == "Neutrophil")
+    adata.obsm["X_umap"][small] = adata.obsm["X_umap"].mean(axis=0) + np.array([[0, 40]])
+    ax = plot_2D_representation(adata, color="label", labels="on_data")
+    text = next(text for text in ax.texts if whole(text) == "Neutrophil")
+    box, place = boxes([text])[0], ax.transData.transform(adata.obsm["X_umap"][small[0]])
+    assert not (box.x0 < place[0] < box.x1 and box.y0 < place[1] < box.y1)
+    assert overlaps(ax.texts) == 0 and all(is_inside(box, ax.bbox) for box in boxes(ax.texts))
 
 
 # --- transfer
@@ -375,6 +409,7 @@ def test_confusion_has_shared_labels_on_the_diagonal():
     _, _, table = transfer(0.3)
     shuffled = table.sample(frac=1, random_state=0).sample(frac=1, axis=1, random_state=0)
     ax = plot_confusion(shuffled)
+    assert boxes([ax.figure.axes[1]])[0].x0 > boxes([ax.title])[0].x1 or boxes([ax.figure.axes[1]])[0].y1 < ax.bbox.y1
     rows, columns = ([label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels()))
     assert rows[:-1] == columns[:-1] and rows[-1] == "only human" and columns[-1] == "only mouse"
     assert np.allclose(ax.images[0].get_array(), table.loc[rows, columns])
@@ -449,3 +484,310 @@ def test_training_without_epochs_or_with_zeros(histories):
     figure = plot_training(zeros)
     assert figure.axes[2].get_yscale() == "linear"
     assert np.array_equal(figure.axes[3].lines[0].get_ydata(), np.zeros(20))
+
+
+# --- where labels go, and how sure they are
+
+
+def bands(ax) -> list:
+    return [patch for patch in ax.patches if isinstance(patch, mpl.patches.PathPatch)]
+
+
+def test_bands_are_as_wide_as_their_number_of_cells():
+    truth, predicted, _ = transfer(0.3)
+    ax = plot_alluvial(truth, predicted)
+    counts = pd.crosstab(truth, predicted).to_numpy().ravel()
+    vertices = np.array([band.get_path().vertices for band in bands(ax)])
+    for low, high in ((0, 7), (3, 4)):  # the ends on the left and on the right
+        widths = vertices[:, high, 1] - vertices[:, low, 1]
+        assert np.allclose(np.sort(widths), np.sort(counts[counts > 0]) * 0.5 / len(truth))
+    drawn = [patch for patch in ax.patches if patch not in bands(ax)]
+    assert len(drawn) == len({*truth}) + len({*predicted})
+    palette = return_palette(truth)
+    assert {mpl.colors.to_hex(band.get_facecolor()) for band in bands(ax)} == set(palette.values())
+
+
+@pytest.mark.parametrize("names", [TYPES, ["T", "B"], [f"a rather long name of type {i}" for i in range(16)]])
+def test_names_beside_the_bars_do_not_overlap(names):
+    sizes = np.geomspace(1, 3000, len(names)).astype(int)  # the rarest have a single cell
+    ax = plot_alluvial(np.repeat(names, sizes), np.repeat(names[::-1], sizes), names=("human label", "from mouse"))
+    assert overlaps(ax.texts) == 0
+    assert all(is_inside(box, ax.figure.bbox, slack=2) for box in boxes(ax.texts))
+    assert ax.figure.get_size_inches()[0] == pytest.approx(3.3)
+    assert {whole(text) for text in ax.texts} == {*names, "human label", "from mouse"}
+
+
+def test_alluvial_with_missing_labels_in_given_axes():
+    figure, axes = plt.subplots(1, 2, layout="constrained", figsize=(7, 3))
+    assert plot_alluvial(["a", None, "b"], ["a", "a", np.nan], ax=axes[1], palette={"a": "black"}) is axes[1]
+    assert sorted(text.get_text() for text in axes[1].texts if "label" in text.get_text())[:2] == ["no label"] * 2
+    assert {mpl.colors.to_hex(band.get_facecolor()) for band in bands(axes[1])} >= {"#000000", UNLABELLED}
+    assert plt.get_fignums() == [figure.number] and not axes[0].patches
+    with pytest.raises(ValueError, match="to be of the same cells, at least one, found 0 and 0"):
+        plot_alluvial([], [])
+
+
+@pytest.fixture
+def confident() -> ad.AnnData:
+    rng = np.random.default_rng(3)
+    rank = rng.random(400)
+    obs = pd.DataFrame(
+        {"top_percent_kind": rank, "pred_sim_kind_share": np.clip(1 - rank + rng.normal(0, 0.1, 400), 0, 1)}
+    )
+    obs["pred_nns_kind"] = pd.Categorical(np.where(rng.random(400) < rank, "a", "b"))
+    obs["pred_sim_kind"] = pd.Categorical(np.full(400, "b"), categories=["b", "c"])
+    return ad.AnnData(obs=obs.set_index(obs.index.astype(str)))
+
+
+def test_confidence_of_both_levels(confident):
+    before = confident.obs.copy()
+    ax = plot_confidence(confident, "kind", n_bins=8)
+    share, same = ax.lines
+    order = np.argsort(confident.obs["top_percent_kind"].to_numpy()).reshape(8, 50)
+    assert np.allclose(share.get_ydata(), confident.obs["pred_sim_kind_share"].to_numpy()[order].mean(axis=1))
+    assert np.allclose(same.get_ydata(), (confident.obs["pred_nns_kind"] == "b").to_numpy()[order].mean(axis=1))
+    assert np.allclose(share.get_xdata(), confident.obs["top_percent_kind"].to_numpy()[order].mean(axis=1))
+    expected = spearmanr(1 - before["top_percent_kind"], before["pred_sim_kind_share"]).statistic
+    assert ax.get_title() == f"Spearman correlation {expected:.2f}"
+    assert before.equals(confident.obs)
+    assert is_inside(boxes([ax.get_legend()])[0], ax.figure.bbox)
+    assert boxes([ax.get_legend()])[0].y1 < boxes([ax.xaxis.label])[0].y0 + 1
+
+
+def test_confidence_says_what_is_missing(confident):
+    with pytest.raises(KeyError, match=r"Expected 'pred_nns_type' in adata\.obs, found"):
+        plot_confidence(confident, "type")
+    with pytest.raises(ValueError, match="Expected `n_bins` to be a whole number of at least 2"):
+        plot_confidence(confident, "kind", n_bins=1)
+
+
+# --- similarity
+
+
+def test_each_row_of_the_similarity_goes_from_worst_to_best():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(-rng.uniform(100, 900, (4, 5)), ["b", "a", "c", "own"], ["a", "x", "c", "b", "y"])
+    table.loc["b", "x"] = np.nan
+    for kind in "abc":
+        table.loc[kind, kind] = -50
+    table.loc["c", "y"] = -10
+    before = table.copy()
+    ax = plot_prototype_sim_heatmap(table)
+    rows, columns = ([label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels()))
+    assert rows == ["b", "a", "c", "own"] and columns == ["b", "a", "c", "x", "y"]
+    drawn = pd.DataFrame(np.ma.filled(ax.images[0].get_array(), np.nan), rows, columns)
+    for kind, row in table.iterrows():
+        expected = (row - row.min()) / (row.max() - row.min())
+        assert np.allclose(drawn.loc[kind, expected.index], expected, equal_nan=True)
+    dots = {rows[int(y)]: columns[int(x)] for x, y in ax.collections[0].get_offsets()}
+    assert dots == table.idxmax(axis=1).to_dict()
+    assert ax.get_title() == "own type most similar: 2 of 3"
+    assert table.equals(before)
+
+
+def test_similarity_of_types_that_cannot_be_compared():
+    table = pd.DataFrame(np.nan, ["a", "b"], ["c", "d"])
+    table.loc["a"] = 1.0  # all the same
+    ax = plot_prototype_sim_heatmap(table)
+    assert len(ax.collections[0].get_offsets()) == 1 and ax.get_title() == ""
+    with pytest.raises(ValueError, match="Expected `df` to have rows and columns"):
+        plot_prototype_sim_heatmap(table.iloc[:0])
+
+
+def test_scores_of_one_cell_by_label():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"kind": rng.choice(TYPES, 500), "sex": rng.choice(["f", "m"], 500)})
+    table["similarity"] = rng.gamma(3, 20, 500)
+    ax = plot_similarity(table)
+    best = table.groupby("kind")["similarity"].min().sort_values()
+    assert [whole(label) for label in ax.get_yticklabels()] == best.index.tolist()
+    assert np.allclose(ax.collections[2].get_offsets()[:, 0], best)
+    assert overlaps(ax.get_yticklabels()) == 0
+    assert all(is_inside(box, ax.figure.bbox) for box in boxes(ax.get_yticklabels()))
+    assert len(plot_similarity(table, n_labels=3).get_yticklabels()) == 3
+    assert len(plot_similarity(table, key="sex", title="cell 1").get_yticklabels()) == 2
+    with pytest.raises(KeyError, match="Expected 'similarity' in the table"):
+        plot_similarity(table[["kind"]])
+
+
+# --- fold changes
+
+
+def fold_changes(seed: int = 0, n: int = 300) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    lfc = rng.normal(0, 1.5, n)
+    columns = {"rho_median_context": 1e-4, "mu_median_context": rng.gamma(1, 1, n), "rho_median_target": 1e-4}
+    columns |= {"mu_median_target": rng.gamma(1, 1, n), "lfc": lfc, "p": np.clip(np.abs(lfc) - 0.3, 0, 1)}
+    return pd.DataFrame(columns, index=[f"Gene-{i}" for i in range(n)])
+
+
+def test_a_call_needs_size_probability_and_counts():
+    table = fold_changes()
+    called = called_genes(table, lfc_delta=1.5, min_p=0.5, min_count=1)
+    for gene, row in table.iterrows():
+        enough = max(row["mu_median_context"], row["mu_median_target"]) >= 1
+        expected = np.sign(row["lfc"]) if abs(row["lfc"]) >= 1.5 and row["p"] >= 0.5 and enough else 0
+        assert called[gene] == expected
+    with pytest.raises(KeyError, match="Expected 'mu_median_context' in the table of fold changes"):
+        called_genes(table[["lfc", "p"]], min_count=1)
+
+
+@pytest.mark.parametrize("n_labels", [0, 1, 10, 20])
+def test_volcano_names_the_largest_calls_without_overlap(n_labels):
+    table = fold_changes()[["lfc", "p"]]
+    ax = plot_volcano(table, n_labels=n_labels, title="B cell")
+    called = called_genes(table)
+    assert [len(dots.get_offsets()) for dots in ax.collections] == [(called == sign).sum() for sign in (0, -1, 1)]
+    assert len(ax.texts) == n_labels
+    assert not ax.texts or (overlaps(ax.texts) == 0 and all(is_inside(box, ax.bbox) for box in boxes(ax.texts)))
+    for text in ax.texts:
+        assert text.xy == pytest.approx(tuple(table.loc[text.get_text(), ["lfc", "p"]]))
+    for sign in (-1, 1):
+        largest = table["lfc"].abs()[called == sign].nlargest(n_labels // 2).index
+        assert set(largest) <= {text.get_text() for text in ax.texts}
+    assert ax.get_title() == "B cell" and ax.figure.get_size_inches()[0] == pytest.approx(3.3)
+    assert is_inside(boxes([ax.get_legend()])[0], ax.figure.bbox, slack=2)
+    assert ax.bbox.width > 0.6 * ax.figure.bbox.width
+
+
+def test_a_column_of_calls_decides_instead_of_the_thresholds():
+    table = fold_changes().assign(significant=np.arange(300) % 10 == 0)
+    called = called_genes(table, call="significant")
+    assert (called == np.sign(table["lfc"]) * table["significant"]).all()
+    ax = plot_volcano(table, call="significant", n_labels=4)
+    assert [len(dots.get_offsets()) for dots in ax.collections] == [(called == sign).sum() for sign in (0, -1, 1)]
+    assert all(table.at[text.get_text(), "significant"] for text in ax.texts) and overlaps(ax.texts) == 0
+    genes = [label.get_text() for label in plot_lfc({"B": table}, call="significant", n_genes=5).get_yticklabels()]
+    assert table.loc[genes, "significant"].all()
+
+
+def test_volcano_names_do_not_cover_the_dots_above_the_threshold():
+    table = fold_changes()
+    ax = plot_volcano(table)
+    top = ax.transData.transform((0, 1))[1]
+    assert all(box.y0 > top for box in boxes(ax.texts))
+
+
+def test_volcano_of_chosen_genes_and_of_none():
+    table = fold_changes()
+    ax = plot_volcano(table, genes=["Gene-3", "Gene-250"])
+    assert sorted(text.get_text() for text in ax.texts) == ["Gene-250", "Gene-3"]
+    figure, ax = plt.subplots()
+    assert plot_volcano(table.assign(p=0.0), ax=ax) is ax and not ax.texts and plt.get_fignums()[-1] == figure.number
+    with pytest.raises(KeyError, match="Expected 'Gene-x' in the index of the table of fold changes"):
+        plot_volcano(table, genes=["Gene-x"])
+    with pytest.raises(KeyError, match="Expected 'p' in the table of fold changes"):
+        plot_volcano(table[["lfc"]])
+
+
+def test_fold_changes_of_all_types():
+    tables = {kind: fold_changes(seed) for seed, kind in enumerate(TYPES)}
+    tables[TYPES[0]] = tables[TYPES[0]].iloc[:200]  # a gene may be missing
+    ax = plot_lfc({**tables, "lfc_delta": 1}, n_genes=15)
+    genes, kinds = ([label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels()))
+    assert len(genes) == 15 and kinds == TYPES
+    dots = ax.collections[0]
+    assert len(dots.get_offsets()) == sum(gene in table.index for gene in genes for table in tables.values()) < 15 * 9
+    for (x, y), value, area in zip(dots.get_offsets(), dots.get_array(), dots.get_sizes(), strict=True):
+        gene = tables[kinds[int(x)]].loc[genes[int(y)]]
+        assert value == pytest.approx(gene["lfc"]) and area == pytest.approx(34 * gene["p"] ** 2)
+    every = pd.concat([table[called_genes(table) != 0] for table in tables.values()])["lfc"].abs()
+    assert set(genes) == set(every.groupby(level=0).max().nlargest(15).index)
+    assert dots.get_clim()[0] == -dots.get_clim()[1]
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert overlaps(labels) == 0 and all(is_inside(box, ax.figure.bbox) for box in boxes(labels))
+
+
+def test_fold_changes_of_chosen_genes():
+    table = fold_changes()
+    ax = plot_lfc({"B": table, "T": table}, genes=["Gene-7", "Gene-1"])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Gene-7", "Gene-1"]
+    with pytest.raises(ValueError, match="Expected tables of fold changes by cell type, found 'lfc_delta'"):
+        plot_lfc({"lfc_delta": 1})
+    with pytest.raises(ValueError, match="Expected a gene that is called in a cell type, found none"):
+        plot_lfc({"B": table}, lfc_delta=50)
+    with pytest.raises(KeyError, match="Expected 'none' in the index of a table of fold changes"):
+        plot_lfc({"B": table}, genes=["none"])
+
+
+def test_two_estimates_of_fold_changes():
+    first, rng = fold_changes(), np.random.default_rng(1)
+    second = (first["lfc"] + rng.normal(0, 1, 300)).iloc[::-1].iloc[:250]
+    ax = plot_lfc_comparison(first, second, names=("model", "sums"), n_labels=6)
+    x, y = first["lfc"].loc[second.index], second
+    same = (x * y > 0).mean()
+    assert ax.get_title() == f"250 genes: r = {pearsonr(x, y).statistic:.2f}, same direction {100 * same:.0f} %"
+    points = ax.collections[0]
+    assert {tuple(point) for point in points.get_offsets().round(6)} == set(zip(x.round(6), y.round(6), strict=True))
+    orange = (points.get_facecolors()[:, :3] == to_rgb("#e69f00")).all(axis=1)
+    assert orange.mean() == pytest.approx(1 - same)
+    assert {text.get_text() for text in ax.texts} == set((x - y).abs().nlargest(6).index) and overlaps(ax.texts) == 0
+    assert ax.get_xlim() == ax.get_ylim() and ax.get_xlabel().endswith("model") and ax.get_ylabel().endswith("sums")
+
+
+def test_comparison_says_what_is_wrong():
+    table = fold_changes()
+    with pytest.raises(ValueError, match="to share at least three genes, found 2"):
+        plot_lfc_comparison(table, table["lfc"].iloc[:2])
+    with pytest.raises(ValueError, match="Expected each gene once in `second`, found 'Gene-0' twice"):
+        plot_lfc_comparison(table, pd.concat([table, table]))
+    with pytest.raises(KeyError, match="Expected 'lfc' in `first`"):
+        plot_lfc_comparison(table[["p"]], table)
+
+
+# --- markers
+
+
+@pytest.fixture
+def counted() -> md.MuData:
+    """Two species of which the first gene marks the first type, in other columns and under other names."""
+    parts = {}
+    for name, n, types, columns in (("mouse", 90, "abc", [0, 1, 2, 3]), ("human", 60, "abd", [3, 2, 1, 0])):
+        rng = np.random.default_rng(n)
+        label = np.resize(list(types), n)
+        counts = rng.poisson(1, (n, 4)) + 9 * (label[:, None] == np.array(["a", "b", "none", "none"])[None])
+        parts[name] = ad.AnnData(sp.csr_matrix(counts[:, columns], dtype=np.float32))
+        parts[name].obs["kind"] = pd.Categorical(label)
+        parts[name].var_names = [f"{name}-g{i}" for i in columns]
+        parts[name].obs_names = [f"{name}{i}" for i in range(n)]
+        parts[name].uns[KEYS.metadata] = {"name": name, "cell_key": "kind"}
+    parts["human"].var[KEYS.translated] = [f"mouse-g{i}" for i in [3, 2, 1, 0]]
+    return md.MuData(parts)
+
+
+def test_markers_of_both_species(counted):
+    genes = ["mouse-g1", "mouse-g0", "mouse-g3"]
+    ax = plot_markers(counted, genes, context="mouse", target="human")
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert rows == ["a", "b", "c", "d"] and [label.get_text() for label in ax.get_xticklabels()] == genes
+    columns = {"mouse": [1, 0, 3], "human": [2, 3, 0]}
+    for dots, (name, of_species), above in zip(ax.collections, columns.items(), (True, False), strict=False):
+        counts = counted[name].X.toarray()
+        level = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+        kinds = counted[name].obs["kind"].to_numpy(str)
+        for (x, y), area, value in zip(dots.get_offsets(), dots.get_sizes(), dots.get_array(), strict=True):
+            column, kind = of_species[int(x)], rows[round(y)]
+            assert (y < round(y)) == above  # the axis points down
+            assert area == pytest.approx(40 * (counts[kinds == kind, column] > 0).mean())
+            means = {each: level[kinds == each, column].mean() for each in set(kinds)}
+            assert value == pytest.approx(means[kind] / max(means.values()), rel=1e-4)
+    assert is_inside(boxes([ax.get_legend()])[0], ax.figure.bbox, slack=2)
+
+
+def test_markers_of_transferred_labels_and_dense_counts(counted):
+    counted["human"].obs["moved"] = pd.Series("a", counted["human"].obs_names).mask(np.arange(60) < 20)
+    counted["human"].X = counted["human"].X.toarray()
+    ax = plot_markers(counted, ["mouse-g0"], context="mouse", target="human", target_cell_key="moved")
+    assert len(ax.collections[1].get_offsets()) == 1
+
+
+def test_markers_say_what_is_missing(counted):
+    with pytest.raises(KeyError, match="Expected 'mouse-g9' in the genes of mouse, found no such gene among 4"):
+        plot_markers(counted, ["mouse-g9"], context="mouse", target="human")
+    with pytest.raises(KeyError, match=r"Expected 'rat' in mdata\.mod"):
+        plot_markers(counted, ["mouse-g0"], context="mouse", target="rat")
+    with pytest.raises(ValueError, match="Expected at least one gene in `genes`"):
+        plot_markers(counted, [], context="mouse", target="human")
+    del counted["human"].uns[KEYS.metadata]
+    with pytest.raises(ValueError, match="Expected labels for human, found none"):
+        plot_markers(counted, ["mouse-g0"], context="mouse", target="human")
