@@ -868,6 +868,8 @@ class _Comparison(_Labels):
         ------
         ValueError
             `scale` is unknown.
+        MemoryError
+            There would be too many pairs of cells.
         RuntimeError
             A species is not trained or encoded, the target is not aligned to the present context, or has no labels.
         KeyError
