@@ -587,7 +587,8 @@ def type_changes(
     columns
         'lfc_type', 'lfc_low', 'lfc_high', 'p_type', 'fdr', 'called'; rows as in `table`.
     """
-    shift = _relative(*of_target, table["rho_median_target"]) - _relative(*of_context, table["rho_median_context"])
+    shift = _relative(of_target[0], table["rho_median_target"])
+    shift -= _relative(of_context[0], table["rho_median_context"])
     std = np.sqrt(of_target[1] + of_context[1])
     posterior = change_posterior((table["lfc"] + shift / np.log(2)).to_numpy(), std / np.log(2))
     error = posterior.below(lfc_delta) - posterior.below(-lfc_delta)
@@ -598,7 +599,7 @@ def type_changes(
     return pd.DataFrame(columns, table.index)
 
 
-def _relative(log_factor: np.ndarray, _: np.ndarray, rho: pd.Series) -> np.ndarray:
+def _relative(log_factor: np.ndarray, rho: pd.Series) -> np.ndarray:
     """Log factors of expression shares: those that leave the sum over all genes as it is."""
     return log_factor - np.log(np.average(np.exp(log_factor), weights=rho))
 
