@@ -868,6 +868,8 @@ class _Comparison(_Labels):
         ------
         ValueError
             `scale` is unknown.
+        MemoryError
+            There would be too many pairs of cells.
         RuntimeError
             A species is not trained or encoded, the target is not aligned to the present context, or has no labels.
         KeyError
@@ -905,6 +907,7 @@ class _Comparison(_Labels):
                 batch=species.data.batch,
                 genes=species.homologous,
                 gene_names=self.mdata[species.key].var_names.to_numpy(str)[species.homologous],
+                counts=species.data.counts,
             )
             for species, of_species in zip((self.context, self.target), labels, strict=True)
         )
@@ -954,6 +957,8 @@ class _Comparison(_Labels):
             A species is not trained or encoded, the target is not aligned to the present context, or has no labels.
         KeyError
             There is no such column.
+        MemoryError
+            The samples would not fit in memory.
         """
         sampling = self._sampling(samples, b_s, confidence_level)
         context, target = self._compared(target_cell_key)
@@ -970,6 +975,7 @@ class _Comparison(_Labels):
         b_s: int = 128,
         confidence_level: float = 0.9,
         *,
+        fdr_level: float = 0.05,
         show_progress: bool = True,
     ) -> LogFoldChanges:
         """Compare the expression of homologous genes, cell type by cell type: log2 of target over context.
@@ -981,7 +987,7 @@ class _Comparison(_Labels):
         eps
             Is added to relative expression before the logarithm, so that nothing against next to nothing is no change.
         lfc_delta
-            Threshold of the columns 'p' and 'p_rand', in units of log2.
+            Threshold of the columns 'p', 'p_rand', 'p_type' and 'called', in units of log2.
         samples
             Draws of each type.
         target_cell_key
@@ -991,6 +997,8 @@ class _Comparison(_Labels):
             Draws that are decoded at a time.
         confidence_level
             Share of a normal cloud of cells that is kept; cells further out are outliers and not drawn from.
+        fdr_level
+            Expected rate of false ones among the genes with 'called'.
         show_progress
             Show a progress bar.
 
@@ -1001,8 +1009,11 @@ class _Comparison(_Labels):
             'mu_median_context', 'rho_median_target', 'mu_median_target' (relative expression, and expected count of a
             cell), 'lfc' (above 0 is higher in the target), 'p' (probability that its size exceeds `lfc_delta`),
             'lfc_rand' and 'p_rand' (the same against a gene that is not the orthologue), 'gene_context' (its name in
-            the context), 'lfc_low' and 'lfc_high' (90 % of the draws are between). `lfc_dict['lfc_delta']` is the
-            threshold.
+            the context); then, from draws and counts together, 'lfc_type' (expected fold change of the type), 'lfc_low'
+            and 'lfc_high' (it is between with a probability of 90 %, as far as these cells can tell: other donors may
+            differ more), 'p_type' (probability that its size exceeds `lfc_delta`), 'fdr' (expected rate of false ones
+            among this gene and all surer ones) and 'called' ('fdr' is at most `fdr_level`). `lfc_dict['lfc_delta']` is
+            the threshold.
 
         Raises
         ------
@@ -1022,6 +1033,7 @@ class _Comparison(_Labels):
             sampling=sampling,
             eps=eps,
             lfc_delta=lfc_delta,
+            fdr_level=fdr_level,
             show_progress=show_progress,
         )
 

@@ -277,6 +277,21 @@ def _draw_rows(cells: np.ndarray, n: int, size: int, rng: np.random.Generator) -
     return np.stack([rng.choice(cells, size, replace=False) for _ in range(n)])
 
 
+def _check_pairs(
+    target: dict[str, np.ndarray], max_target: int, context: dict[str, np.ndarray], max_context: int
+) -> None:
+    """Raise where the scores of all types would not fit in memory; both by type, with the most cells of each."""
+    n_target, n_context = (
+        sum(min(len(cells), most) for cells in rows.values())
+        for rows, most in ((target, max_target), (context, max_context))
+    )
+    if n_target * n_context > MAX_PAIRS:
+        raise MemoryError(
+            f"Expected at most {MAX_PAIRS:,} pairs of cells, found {n_target:,} of the target x {n_context:,} of the "
+            f"context = {n_target * n_context:,}. Lower `max_sample_targ` or `max_sample_cont`."
+        )
+
+
 def _split(values: np.ndarray, parts: list[np.ndarray], axis: int) -> list[np.ndarray]:
     """Cut `values` along an axis into pieces as long as the parts are."""
     return np.split(values, np.cumsum([part.shape[axis] for part in parts])[:-1], axis=axis)
@@ -317,11 +332,17 @@ def cell_type_scores(
     modes
         Mode of the scores of each pair of types, in nats, lower is more similar; rows are target types, columns
         context types, both sorted. NaN, with a warning, for a pair with fewer than `MIN_SCORES` scores.
+
+    Raises
+    ------
+    MemoryError
+        More than `MAX_PAIRS` pairs of cells would be scored.
     """
     check_number("max_sample_targ", max_sample_targ, low=1, whole=True)
     check_number("max_sample_cont", max_sample_cont, low=1, whole=True)
     rng = np.random.default_rng(seed)
     of_target, of_context = _rows_by_label(target_labels), _rows_by_label(context_labels)
+    _check_pairs(of_target, max_sample_targ, of_context, max_sample_cont)
     rows = [rng.permutation(cells)[:max_sample_targ] for cells in of_target.values()]
     index = np.concatenate(rows)
     columns = [_draw_rows(cells, len(index), max_sample_cont, rng) for cells in of_context.values()]

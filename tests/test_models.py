@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import warnings
 from functools import partial
 
 import mudata as mu
@@ -67,7 +68,9 @@ def check_every_step(model, folder):
     shared = set(mouse.obs["cell_type"]) & set(human.obs["cell_type"])
     assert set(target_rho) == set(context_rho) == shared
     changes = model.compute_logfold_change(**LATER)
+    assert changes["lfc_delta"] == 1
     for kind in shared:
+        assert changes[kind]["called"].dtype == bool and changes[kind]["fdr"].between(0, 1).all()
         assert target_rho[kind].shape == context_rho[kind].shape == (30, len(changes[kind]))
         assert np.isfinite(changes[kind].select_dtypes("number")).all(axis=None)
 
@@ -256,9 +259,10 @@ def test_a_target_without_labels(tmp_path):
     mdata = prepared_pair(target_cell_key=None)
     assert mdata["human"].uns["metadata"]["cell_key"] == "unknown"
     model = main_job(tiny_model(tmp_path, mdata), epochs=2)
-    for call in (ANALYSES["return_similarity_df"], ANALYSES["compute_logfold_change"]):
+    of_types = ("return_similarity_df", "compute_logfold_change", "generate_homologous_samples")
+    for name in of_types:
         with pytest.raises(RuntimeError, match="Call `transfer_labels_data` first"):
-            call(model)
+            ANALYSES[name](model)
     model.transfer_labels_data(["lineage", "cell_type"], **QUIET)
     assert mdata["human"].uns["metadata"]["cell_key_transferred"] == "pred_sim_cell_type"
     transferred = set(mdata["human"].obs["pred_sim_cell_type"])
@@ -266,6 +270,11 @@ def test_a_target_without_labels(tmp_path):
         assert set(model.compute_logfold_change(**LATER)) <= transferred
     with pytest.warns(UserWarning, match="transferred labels 'pred_sim_cell_type' are used"):
         assert set(model.return_similarity_df(20, 5, **QUIET).index) == transferred
+    with pytest.warns(UserWarning, match="transferred labels 'pred_sim_cell_type' are used"):
+        assert set(model.generate_homologous_samples(**LATER)[0]) <= transferred
+    with warnings.catch_warnings():  # a column that was named is no surprise
+        warnings.simplefilter("error")
+        model.return_similarity_df(20, 20, target_cell_key="pred_sim_cell_type", **QUIET)
     saved = mu.read_h5mu(model.save_mdata())
     assert saved["human"].uns["metadata"]["cell_key_transferred"] == "pred_sim_cell_type"
 
@@ -403,6 +412,10 @@ def test_counts_changed_after_setup_are_refused(tmp_path):
         (lambda m: m.transfer_labels_data(["cell_type", "x"], **QUIET), KeyError, "Expected 'x' in mouse.obs"),
         (lambda m: m.transfer_labels_data("cell_type", 0, **QUIET), ValueError, "`top_neigh` .*at least 1, found 0"),
         (lambda m: m.ret_pred_df("x", "cell_type", "cell_type"), KeyError, "Expected 'x' in human.obs"),
+        (lambda m: m.return_similarity_df(scale="log"), ValueError, "one of 'none', 'max', 'min_max', found 'log'"),
+        (lambda m: m.compute_logfold_change(["x"], **LATER), ValueError, "types of both species .*, found \\['x'\\]"),
+        (lambda m: m.compute_logfold_change(samples=10**8), ValueError, "between 1 and 1e\\+06, found 100000000"),
+        (lambda m: m.compute_logfold_change(fdr_level=2), ValueError, "`fdr_level` .* between 0 and 1, found 2"),
         (lambda m: m.get_representation("human"), ValueError, "one of 'context', 'target', found 'human'"),
         (lambda m: m.initialize("decoder"), ValueError, "one of 'context', 'context_decoder', 'target', 'both'"),
         (lambda m: m.save("all"), ValueError, "`models` to be one of 'context', 'target', 'both', found 'all'"),

@@ -11,6 +11,7 @@ from scspecies.core import SpeciesData, library_prior, torch_seed
 from scspecies.similarity import MIN_SCORES, cell_scores, cell_type_scores, scale_scores, score_mode
 from scspecies.training import encode_cells, fit_context
 
+SIZES = ((16,), (8,), (8,), (8, 16))
 LABELS = np.array(["alpha", "beta", "T/NK cell"])
 QUIET = {"show_progress": False}
 
@@ -23,7 +24,7 @@ def species():
     counts = rng.poisson(rng.dirichlet(np.full(30, 0.3), 3)[kind] * rng.lognormal(5, 0.3, (150, 1)))
     counts, batch = sp.csr_matrix(counts.astype(np.float32)), rng.integers(2, size=150)
     data = SpeciesData("toy", counts, batch, ("a", "b"), *library_prior(counts, batch), np.arange(30).astype(str))
-    config = VAEConfig((16,), (8,), (8,), (8, 16), latent_dim=3)
+    config = VAEConfig(*SIZES, latent_dim=3)
     with torch_seed(0):
         vae = SpeciesVAE(config, 30, 2, range(20), float(data.log_library.mean()))
     fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=25, batch_size=32, **QUIET)
@@ -33,6 +34,42 @@ def species():
 def inputs(species):
     vae, data, encoded, _ = species
     return vae, data, encoded, encoded.z_mean
+
+
+def nll_by_torch(vae, data, encoded, cell, z):
+    """Negative log-likelihood of one cell under one latent point; zero inflation as a mixture with a point mass."""
+    with torch.no_grad():
+        decoded = vae.decoder(torch.from_numpy(z)[None], torch.eye(data.n_batches)[[data.batch[cell]]])
+    log_mu = decoded.log_rho.double() + float(encoded.l_mean[cell, 0])
+    log_alpha = decoded.log_alpha.double().expand_as(log_mu)
+    of_counts = torch.distributions.NegativeBinomial(log_alpha.exp(), logits=log_mu - log_alpha)
+    counts = torch.from_numpy(data.counts[[cell]].toarray()).double()
+    if decoded.kept_logit is None:
+        return -of_counts.log_prob(counts).sum().item()
+    kept = torch.distributions.Bernoulli(logits=decoded.kept_logit.double())
+    seen = kept.log_prob(torch.ones(())) + of_counts.log_prob(counts)
+    lost = kept.log_prob(torch.zeros(())) + torch.where(counts == 0, 0.0, -torch.inf)
+    return -torch.logaddexp(seen, lost).sum().item()
+
+
+@pytest.mark.parametrize("use_library_encoder", [True, False])
+@pytest.mark.parametrize("dispersion", ["dataset", "batch", "cell"])
+@pytest.mark.parametrize("distribution", ["nb", "zinb"])
+def test_scores_are_those_of_torch_distributions(species, distribution, dispersion, use_library_encoder):
+    data = species[1]
+    form = {"distribution": distribution, "dispersion": dispersion, "use_library_encoder": use_library_encoder}
+    with torch_seed(1):
+        vae = SpeciesVAE(VAEConfig(*SIZES, latent_dim=3, **form), 30, 2, range(20), float(data.log_library.mean()))
+    fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=5, batch_size=32, **QUIET)
+    encoded = encode_cells(vae, data)
+    context_z = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    cells = np.array([140, 3, 77, 0, 12])
+    scores = cell_scores(vae, data, encoded, context_z, cells, np.tile(np.arange(5), (5, 1)), **QUIET)
+    vae.eval()
+    for i, cell in enumerate(cells):
+        own = nll_by_torch(vae, data, encoded, cell, encoded.z_mean[cell])
+        by_hand = [nll_by_torch(vae, data, encoded, cell, z) - own for z in context_z]
+        np.testing.assert_allclose(scores[i], by_hand, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -147,3 +184,11 @@ def test_wrong_input_is_named(species):
         cell_type_scores(*inputs(species), labels, labels, max_sample_targ=0)
     with pytest.raises(TypeError, match="Expected `max_sample_cont` to be a whole number, found 5.5"):
         cell_type_scores(*inputs(species), labels, labels, max_sample_cont=5.5)
+
+
+def test_too_many_pairs_are_refused_before_any_is_scored(species, monkeypatch):
+    monkeypatch.setattr("scspecies.similarity.cell_scores", None)  # any call would fail
+    monkeypatch.setattr("scspecies.similarity.MAX_PAIRS", 20_000)
+    labels = species[3]
+    with pytest.raises(MemoryError, match=r"at most 20,000 pairs .* 150 of the target x 150 of the context = 22,500"):
+        cell_type_scores(*inputs(species), labels, labels, max_sample_cont=1000, **QUIET)
