@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .core import KEYS, check_key, check_number
+from .core import KEYS, check_key
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -1086,7 +1086,7 @@ def _area_legend(ax: Axes, areas: Mapping[str, float], extra: Sequence[Line2D] =
     sizes = [Line2D([], [], ls="", marker="o", ms=s**0.5, mfc="0.6", mec="0.4", label=t) for t, s in areas.items()]
     place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.01), "borderaxespad": 0}
     handles = [*sizes, *extra]
-    n_columns = len(handles) if sum(len(str(dot.get_label())) + 4 for dot in handles) < 50 else 3
+    n_columns = len(handles) if sum(len(str(dot.get_label())) + 4 for dot in handles) < 40 else 3
     options: dict[str, Any] = {"ncols": n_columns, "handletextpad": 0.1, "columnspacing": 0.8}
     ax.legend(handles=handles, fontsize=_FONT_SIZE, frameon=False, **place, **options)
 
