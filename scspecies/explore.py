@@ -163,9 +163,9 @@ def similar_cells(
 
 
 def _row_number(names: pd.Index, cell: str | int, species: str) -> int:
-    """Find a cell by its name, else by its row number."""
+    """Find a cell by its name or, if that is a number or no cell has that name, by its row number."""
     text = str(cell).strip()
-    if text in names:
+    if text in names and not isinstance(cell, int | np.integer):
         return int(np.flatnonzero(names == text)[0])
     if text.isdecimal() and int(text) < len(names):
         return int(text)
@@ -239,9 +239,12 @@ def explore_space(
 
     for name in (context, target):
         check_key(mdata.mod, name, "mdata.mod")
-    n_cells = mdata[context].n_obs + mdata[target].n_obs
-    if joint.n_obs != n_cells:
-        raise ValueError(f"Expected `joint` to have the {n_cells} cells of both species, found {joint.n_obs}.")
+    cells = mdata[context].obs_names.append(mdata[target].obs_names)
+    if not joint.obs_names.equals(cells):
+        raise ValueError(
+            f"Expected `joint` to be the map of the {len(cells)} cells of '{context}' and '{target}', in this order; "
+            f"found {joint.n_obs} cells, others or in another order."
+        )
     key = label_key or mdata[context].uns.get(KEYS.metadata, {}).get("cell_key", "")
     columns = _colour_columns(mdata, (context, target))
 
@@ -358,7 +361,7 @@ def browse_lfc(tables: Mapping[str, Any], *, cell_type: str | None = None, n_lab
 
     controls = {
         "cell_type": widgets.Dropdown(options=list(of_type), value=start, description="cell type"),
-        "lfc_delta": number(float(tables.get("lfc_delta", 1)), "|log2 fc| from", 20),
+        "lfc_delta": number(float(getattr(tables, "lfc_delta", tables.get("lfc_delta", 1))), "|log2 fc| from", 20),
         "min_p": number(0.9, "probability from", 1),
         "search": widgets.Text(description="gene", placeholder="part of its name", continuous_update=False),
     }

@@ -100,6 +100,8 @@ def comparable_types(
     wanted = (
         [wanted] if isinstance(wanted, str) else shared if wanted is None else list(dict.fromkeys(map(str, wanted)))
     )
+    if shared and not wanted:
+        raise ValueError("Expected at least one cell type in `eval_cell_types`, found none.")
     if missing := [kind for kind in wanted if kind not in shared]:
         raise ValueError(f"Expected `eval_cell_types` to be types of both species ({shared}), found {missing}.")
     few = [kind for kind in wanted if not len(context.batches(kind)) or not len(target.batches(kind))]
@@ -452,14 +454,16 @@ def decoder_errors(species: ComparedSpecies, cell_type: str, sampling: Sampling)
     moments = [
         _moments(species, rows[i : i + sampling.batch_size], sampling) for i in range(0, len(rows), sampling.batch_size)
     ]
-    expected, information = np.sum(moments, axis=0)  # (homologous genes,) each
+    expected, extra = np.sum(moments, axis=0)  # (homologous genes,) each
+    information = expected**2 / (expected + extra)
     observed = np.asarray(species.counts[rows].sum(axis=0), dtype=np.float64).ravel()[species.genes]
     log_factor = np.log((information / expected * observed + PRIOR_COUNTS) / (information + PRIOR_COUNTS))
-    return log_factor, 1 / (information + PRIOR_COUNTS)
+    relative = 1 / (np.exp(log_factor) * expected) + extra / expected**2  # variance of the log of the counts' ratio
+    return log_factor, 1 / (1 / relative + PRIOR_COUNTS)
 
 
 def _moments(species: ComparedSpecies, rows: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Expected counts of some cells, and their information on a common log factor, shape (2, homologous genes)."""
+    """Expected counts, and by how much their variance is more, summed over some cells, shape (2, homologous genes)."""
     place, genes = sampling.device, torch.from_numpy(species.genes)
     z, log_library = (torch.from_numpy(part[rows]).to(place) for part in (species.cells.z_mean, species.cells.l_mean))
     batch = torch.from_numpy(one_hot(species.batch[rows], species.vae.n_batches)).to(place)
@@ -468,10 +472,9 @@ def _moments(species: ComparedSpecies, rows: np.ndarray, sampling: Sampling) -> 
     mu = (decoded.log_rho + log_library).exp()  # (cells, genes)
     kept = torch.ones_like(mu) if decoded.kept_logit is None else decoded.kept_logit.sigmoid()
     expected = (kept * mu).clamp_min(1e-30)  # so that the ratio of observed to expected is finite
-    information = expected / (1 + mu / decoded.log_alpha.exp() + (1 - kept) * mu)
-    return np.stack([part[:, genes.to(place)].sum(dim=0).cpu().numpy() for part in (expected, information)]).astype(
-        float
-    )
+    extra = expected * (mu / decoded.log_alpha.exp() + (1 - kept) * mu)
+    sums = [part[:, genes.to(place)].double().sum(dim=0).cpu().numpy() for part in (expected, extra)]
+    return np.stack(sums)
 
 # %% ../nbs/07_lfc.ipynb #5f25c5ef
 SPREADS = 2.0 ** np.arange(-4, 4)  # standard deviations of true fold changes, in units of log2
@@ -550,12 +553,13 @@ def expected_fdr(error: np.ndarray) -> np.ndarray:
     Returns
     -------
     fdr
-        Mean error of the genes up to this one, in ascending order of `error`, shape (genes,).
+        Mean error of the genes up to this one, in ascending order of `error`, shape (genes,); the same for genes with
+        the same error.
     """
     order = np.argsort(error, kind="stable")
     fdr = np.empty(len(error))
     fdr[order] = np.cumsum(error[order]) / np.arange(1, len(error) + 1)
-    return fdr
+    return pd.Series(fdr).groupby(error).transform("max").to_numpy()
 
 # %% ../nbs/07_lfc.ipynb #35506433
 CREDIBLE = (0.05, 0.95)  # quantiles of `lfc_low` and `lfc_high`
@@ -591,11 +595,11 @@ def type_changes(
     shift -= _relative(of_context[0], table["rho_median_context"])
     std = np.sqrt(of_target[1] + of_context[1])
     posterior = change_posterior((table["lfc"] + shift / np.log(2)).to_numpy(), std / np.log(2))
-    error = posterior.below(lfc_delta) - posterior.below(-lfc_delta)
-    fdr = expected_fdr(error)
+    lower, not_higher = posterior.below(-lfc_delta), posterior.below(lfc_delta)
+    fdr = expected_fdr(1 - np.maximum(lower, 1 - not_higher))  # a call names a direction
     low, high = (posterior.quantile(level) for level in CREDIBLE)
     columns = {"lfc_type": posterior.expectation, "lfc_low": low, "lfc_high": high}
-    columns |= {"p_type": 1 - error, "fdr": fdr, "called": fdr <= fdr_level}
+    columns |= {"p_type": 1 - (not_higher - lower), "fdr": fdr, "called": fdr <= fdr_level}
     return pd.DataFrame(columns, table.index)
 
 

@@ -699,8 +699,8 @@ class _Labels(_Similarity):
         Sets the following fields of `mdata[target_key]`: for each key, `obs['pred_sim_<key>']`, the label, and
         `obs['pred_sim_<key>_share']`, the share of the votes that it got (0 to 1); with `write_sim` also
         `obsm['similarities']` and `obsm['similarities_ind']`, the scores of the 250 nearest context cells and their
-        row numbers. Where the target has no labels of its own, `uns['metadata']['cell_key_transferred']` names the
-        last of the new ones.
+        row numbers (those of an earlier call are removed otherwise). Where the target has no labels of its own and the
+        context's cell types are transferred, `uns['metadata']['cell_key_transferred']` names the new column.
 
         Parameters
         ----------
@@ -731,10 +731,13 @@ class _Labels(_Similarity):
             label, share = transfer_labels(scores, index, labels[key], top_neigh)
             target.obs[KEYS.transferred_label(key)] = pd.Categorical(label)
             target.obs[KEYS.transferred_share(key)] = share
+        for stale in (KEYS.similarities, KEYS.similar_cells):
+            target.obsm.pop(stale, None)
         if write_sim:
             target.obsm[KEYS.similarities], target.obsm[KEYS.similar_cells] = scores, index
-        if metadata(target)["cell_key"] == KEYS.unknown:
-            target.uns[KEYS.metadata]["cell_key_transferred"] = KEYS.transferred_label(keys[-1])
+        cell_key = metadata(self.mdata[self.context.key])["cell_key"]
+        if metadata(target)["cell_key"] == KEYS.unknown and cell_key in keys:
+            target.uns[KEYS.metadata]["cell_key_transferred"] = KEYS.transferred_label(cell_key)
 
     def transfer_labels_cell(
         self, target_ind: int, context_obs_transfer: str | Sequence[str], *, show_progress: bool = False

@@ -849,6 +849,13 @@ def plot_similarity(
 _LFC_COLUMNS = ("lfc", "p")
 
 
+def _as_called(table: pd.DataFrame, call: str | None) -> pd.DataFrame:
+    """The table with the change and probability that the column `call` was decided on under 'lfc' and 'p'."""
+    if call == "called" and {"lfc_type", "p_type"} <= set(table):
+        return table.assign(lfc=table["lfc_type"], p=table["p_type"])
+    return table
+
+
 def called_genes(
     table: pd.DataFrame, *, lfc_delta: float = 1, min_p: float = 0.9, min_count: float = 0.0, call: str | None = None
 ) -> pd.Series:
@@ -865,8 +872,8 @@ def called_genes(
     min_count
         Smallest expected count of a cell in the species that has more.
     call
-        Boolean column that decides instead of `lfc_delta` and `min_p`, such as a call that controls the rate of false
-        discoveries.
+        Boolean column that decides instead of `lfc_delta` and `min_p`; with 'called', which controls the rate of false
+        calls, 'lfc_type' and 'p_type' are taken for 'lfc' and 'p'.
 
     Returns
     -------
@@ -880,6 +887,7 @@ def called_genes(
     """
     for column in (*_LFC_COLUMNS, *([call] if call else [])):
         check_key(table, column, "the table of fold changes")
+    table = _as_called(table, call)
     is_called = table[call].astype(bool) if call else (table["lfc"].abs() >= lfc_delta) & (table["p"] >= min_p)
     if min_count > 0:
         columns = ["mu_median_context", "mu_median_target"]
@@ -962,6 +970,7 @@ def plot_volcano(
         A column or a gene is missing.
     """
     called = called_genes(table, lfc_delta=lfc_delta, min_p=min_p, min_count=min_count, call=call)
+    table = _as_called(table, call)
     named = _genes_to_name(table, called, genes, n_labels)
     ax = _axes(ax, 3.2)
     groups = {0: ("not called", UNLABELLED), -1: ("lower", _DOWN), 1: ("higher", _UP)}
@@ -975,7 +984,8 @@ def plot_volcano(
     ax.set(xlim=(-limit, limit), ylim=(-0.03, 1.03 + head), yticks=np.linspace(0, 1, 5))
     for x in (-lfc_delta, lfc_delta):
         ax.plot([x, x], [0, 1], color="0.6", lw=0.6, ls=":", zorder=0)
-    ax.axhline(min_p, color="0.6", lw=0.6, ls=":", zorder=0)
+    if call is None:
+        ax.axhline(min_p, color="0.6", lw=0.6, ls=":", zorder=0)
     ax.set_xlabel("log2 fold change, target over context", fontsize=_FONT_SIZE)
     ax.set_ylabel("probability", fontsize=_FONT_SIZE, y=0.5 / (1.06 + head))
     ax.set_title(title, fontsize=_FONT_SIZE + 2)
@@ -1046,7 +1056,7 @@ def plot_lfc(
     ValueError
         There is no table, or no gene is called in any type.
     """
-    of_type = _only_tables(tables)
+    of_type = {kind: _as_called(table, call) for kind, table in _only_tables(tables).items()}
     if genes is None:
         thresholds: dict[str, Any] = {"lfc_delta": lfc_delta, "min_p": min_p, "min_count": min_count, "call": call}
         genes = _largest_changes(of_type, n_genes, **thresholds)

@@ -199,7 +199,8 @@ def comparable_profiles(
     context_counts, target_counts
         Counts of the shared genes in the same order, shapes (context cells, genes) and (target cells, genes).
     context_labels
-        Label of each context cell, shape (context cells,); each label counts alike. Without, each cell does.
+        Label of each context cell, shape (context cells,); each label counts alike for the directions (the centre is
+        the mean over cells). Without, each cell does.
     log1p
         Take the natural logarithm of 1 + scaled counts; scaled counts otherwise.
 
@@ -216,7 +217,8 @@ def comparable_profiles(
         return context.toarray() - means[0], target.toarray() - means[1]
     weight = np.ones(context.shape[0]) if context_labels is None else _group_sizes(context_labels) ** -0.5
     svd = TruncatedSVD(min(N_COMPONENTS, context.shape[0] - 1), algorithm="arpack", random_state=0)
-    axes = svd.fit(sp.diags(weight) @ context).components_.T
+    with np.errstate(invalid="ignore", divide="ignore"):  # of explained shares, where all cells are the same
+        axes = svd.fit(sp.diags(weight) @ context).components_.T
     return context @ axes - means[0] @ axes, target @ axes - means[1] @ axes
 
 # %% ../nbs/02_preprocessing.ipynb #d146e4ab
@@ -244,7 +246,8 @@ def data_level_neighbors(
     matching
         Compare `comparable_profiles` ('centered'), or the counts themselves ('reference').
     log1p
-        Compare the natural logarithm of 1 + counts; counts otherwise.
+        Compare the natural logarithm of 1 + counts, counts otherwise; with `matching='centered'` they are scaled to a
+        common depth before.
     n_neighbors
         How many neighbours; all context cells where there are fewer.
     **options
@@ -317,7 +320,11 @@ def vote(
     voters = indices[:, :N_VOTES]
     weights = _group_sizes(context_labels)[voters] ** -0.5 if balanced else None
     labels, share = majority_vote(context_labels[voters], weights)
-    return labels, rank_within_labels(labels, share if lost is None else np.where(lost, 0, share))
+    rank = rank_within_labels(labels, share)
+    if lost is not None:
+        rank[~lost] = rank_within_labels(labels[~lost], share[~lost])
+        rank[lost] = np.nextafter(1, 0)
+    return labels, rank
 
 # %% ../nbs/02_preprocessing.ipynb #b04d7f7c
 @dataclass(frozen=True, eq=False)
@@ -422,6 +429,10 @@ def add_neighbors(
         A label column is not there, or has missing values.
     """
     names = [data.uns[KEYS.metadata]["name"] for data in (context, target)]
+    if not counts[0].nnz or not counts[1].nnz:
+        raise ValueError(
+            f"Expected counts in the {counts[0].shape[1]:,} genes that {names[0]} and {names[1]} share, found none."
+        )
     types = label_values(context, context.uns[KEYS.metadata]["cell_key"], names[0])
     indices, _ = data_level_neighbors(*counts, types, matching=matching, **options)
     target.obsm[KEYS.neighbors] = indices
@@ -632,7 +643,8 @@ class _Targets(_Datasets):
         n_top_genes
             Number of most variable genes to keep for the model; all genes by default.
         compute_log1p
-            Compare log(1 + counts), not counts, in the neighbour search.
+            Take logarithms, log(1 + counts), for the neighbour search; with `matching='centered'` of counts that are
+            scaled to a common depth.
         nn_kwargs
             Options of the neighbour search: `n_neighbors` (250), `metric` ('cosine' or 'euclidean'; with
             `matching='reference'` also 'correlation'), `block_size`, `device`, `show_progress`.

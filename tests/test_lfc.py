@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -376,10 +377,41 @@ def test_decoder_errors_are_what_loops_give(distribution, dispersion):
         cells = np.flatnonzero(species.labels == "b")
         for i, gene in enumerate(species.genes):
             moments = np.array([moments_by_loop(species, cell, gene) for cell in cells])
-            information = (moments[:, 0] ** 2 / moments[:, 1]).sum()
-            ratio = species.counts[cells][:, [gene]].sum() / moments[:, 0].sum()
-            assert variance[i] == pytest.approx(1 / (information + 0.5), rel=1e-4)
-            assert log_factor[i] == pytest.approx(np.log((information * ratio + 0.5) / (information + 0.5)), abs=1e-4)
+            expected, total = moments.sum(axis=0)
+            information = expected**2 / total
+            ratio = species.counts[cells][:, [gene]].sum() / expected
+            factor = (information * ratio + 0.5) / (information + 0.5)
+            relative = 1 / (factor * expected) + (total - expected) / expected**2
+            assert log_factor[i] == pytest.approx(np.log(factor), abs=1e-4)
+            assert variance[i] == pytest.approx(1 / (1 / relative + 0.5), rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1, 4])
+@pytest.mark.parametrize("distribution", ["nb", "zinb"])
+def test_decoder_errors_are_as_large_as_they_say(distribution, factor):
+    """Counts are drawn again and again from the decoder's distribution, its mean off by a known factor."""
+    _, target = toy_pair(distribution=distribution)
+    rng = np.random.default_rng(0)
+    rows = target.rows("b")
+    library = rng.normal(7, 0.7, target.cells.l_mean.shape).astype(np.float32)
+    cells = replace(target.cells, l_mean=library)
+    target = replace(target, cells=cells)
+    with torch.no_grad():
+        one_hot = torch.eye(target.vae.n_batches)[target.batch[rows]]
+        decoded = target.vae.decoder.eval()(torch.from_numpy(cells.z_mean[rows]), one_hot)
+        mu = (decoded.log_rho + torch.from_numpy(library[rows])).exp().numpy() * factor
+        alpha = decoded.log_alpha.expand_as(decoded.log_rho).exp().numpy()
+        kept = 1.0 if decoded.kept_logit is None else decoded.kept_logit.sigmoid().numpy()
+    found = []
+    for _ in range(300):
+        counts = np.zeros(target.counts.shape, np.float32)
+        counts[rows] = rng.poisson(rng.gamma(alpha, mu / alpha)) * (rng.random(mu.shape) < kept)
+        found.append(decoder_errors(replace(target, counts=sp.csr_matrix(counts)), "b", Sampling()))
+    log_factor, variance = np.array(found).transpose(1, 0, 2)  # (draws, genes) each
+    truth = np.log(factor)
+    assert np.allclose(log_factor.std(axis=0), np.sqrt(variance).mean(axis=0), rtol=0.25)
+    cover = (np.abs(log_factor - truth) < 1.645 * np.sqrt(variance)).mean(axis=0)
+    assert (cover > 0.8).all() and abs(cover.mean() - 0.9) < 0.05
 
 
 def test_a_gene_without_counts_has_a_finite_error():

@@ -263,7 +263,10 @@ def test_a_target_without_labels(tmp_path):
     for name in of_types:
         with pytest.raises(RuntimeError, match="Call `transfer_labels_data` first"):
             ANALYSES[name](model)
-    model.transfer_labels_data(["lineage", "cell_type"], **QUIET)
+    model.transfer_labels_data("lineage", write_sim=True, **QUIET)
+    assert "cell_key_transferred" not in mdata["human"].uns["metadata"]  # lineages are no cell types
+    model.transfer_labels_data(["cell_type", "lineage"], **QUIET)
+    assert "similarities" not in mdata["human"].obsm  # those of the earlier call
     assert mdata["human"].uns["metadata"]["cell_key_transferred"] == "pred_sim_cell_type"
     transferred = set(mdata["human"].obs["pred_sim_cell_type"])
     with pytest.warns(UserWarning, match="transferred labels 'pred_sim_cell_type' are used"):

@@ -8,27 +8,17 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from real_pairs import trained
 from scspecies.models import scSpecies
-from scspecies.preprocessing import create_mdata
 
 pytestmark = pytest.mark.slow
 QUIET = {"show_progress": False}
 
 
 @pytest.fixture(scope="module")
-def pancreas(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> scSpecies:
-    """Mouse and human pancreas on 2,000 genes each, trained and encoded."""
-    context, target = (
-        ad.read_h5ad(shared_data / f"{name}.h5ad") for name in ("baron_mouse_pancreas", "baron_human_pancreas_hvg2000")
-    )
-    builder = create_mdata(context, "batch", "cell_type", n_top_genes=2000)
-    builder.setup_target_adata(target, "batch", "cell_type", n_top_genes=2000)
-    model = scSpecies("cpu", builder.return_mdata(save=False), tmp_path_factory.mktemp("run"), random_seed=0)
-    model.train_context(25, save_model=False, **QUIET)
-    model.train_target(25, save_model=False, **QUIET)
-    model.get_representation("context")
-    model.get_representation("target")
-    return model
+def pancreas(shared_data: Path) -> scSpecies:
+    """Mouse and human pancreas, trained and encoded."""
+    return trained("pancreas", shared_data)
 
 
 def pseudobulk(adata: ad.AnnData, cell_type: str, columns: np.ndarray) -> np.ndarray:
