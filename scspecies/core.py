@@ -470,7 +470,7 @@ def progress_bar(total: int, description: str, *, show: bool = True) -> Iterator
 # %% ../nbs/00_core.ipynb #ec4e642b
 def _has_widget(tqdm_class: type) -> bool:
     """Whether this tqdm is the one of Jupyter, which takes `display=`."""
-    return hasattr(tqdm_class, "status_printer") and tqdm_class.__module__ == "tqdm.notebook"
+    return any(base.__module__ == "tqdm.notebook" for base in tqdm_class.__mro__)  # that of `tqdm.auto` inherits
 
 
 def _show_widget(bar: Any) -> Any:

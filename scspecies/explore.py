@@ -357,7 +357,8 @@ def browse_lfc(tables: Mapping[str, Any], *, cell_type: str | None = None, n_lab
         return _draw_browsed(of_type[cell_type], cell_type, search, n_labels, **thresholds)
 
     def number(value: float, description: str, high: float) -> Any:
-        return widgets.BoundedFloatText(value, min=0, max=high, step=0.05, description=description)
+        whole = {"description_width": "initial"}  # else a browser cuts the description off
+        return widgets.BoundedFloatText(value, min=0, max=high, step=0.05, description=description, style=whole)
 
     controls = {
         "cell_type": widgets.Dropdown(options=list(of_type), value=start, description="cell type"),

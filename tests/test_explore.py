@@ -196,6 +196,7 @@ def test_browser_without_expected_counts_and_without_calls():
     plain = {kind: table[["lfc", "p"]] for kind, table in tables().items() if kind != "lfc_delta"}
     view = browse_lfc(plain)
     assert "min_count" not in view.controls and view.values()["cell_type"] == "B"
+    assert view.controls["lfc_delta"].style.description_width == "initial"  # a browser shows it whole
     view.controls["lfc_delta"].value = 19
     assert view.table.empty and not view.message
     with pytest.raises(ValueError, match="Expected tables of fold changes by cell type, found none"):
