@@ -503,7 +503,7 @@ class ChangePosterior:
     def below(self, value: float | np.ndarray) -> np.ndarray:
         """Probability that the fold change is below a value, or below one value for each gene, shape (genes,)."""
         value = np.broadcast_to(value, len(self.weight))[:, None]
-        return (self.weight * ndtr((value - self.mean) / self.std)).sum(axis=1)
+        return (self.weight * ndtr((value - self.mean) / self.std)).sum(axis=1).clip(0, 1)  # but for rounding
 
     def quantile(self, level: float) -> np.ndarray:
         """The value below which each gene's fold change is with a probability, shape (genes,); by bisection."""
