@@ -175,7 +175,7 @@ def fit_target(
     beta, eta
         Weights of the Kullback-Leibler and the alignment term in each epoch of this fit.
     options
-        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `history`, `description`, `show_progress`.
+        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `precision`, `history`, `description`, `show_progress`.
 
     Returns
     -------

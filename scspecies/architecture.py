@@ -188,6 +188,11 @@ class VAEConfig:
 LOG_STD_LIMITS = (-10.0, 5.0)
 
 
+def _full(values: Tensor) -> Tensor:
+    """In single precision, where a product was computed with fewer digits."""
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
 class NormalEncoder(nn.Module):
     """Hidden layers with two heads: mean and log standard deviation of a normal distribution."""
 
@@ -201,7 +206,7 @@ class NormalEncoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Give mean and log standard deviation, each of shape (cells, n_out)."""
         hidden = self.layers(x)
-        return self.mean(hidden), self.log_std(hidden).clamp(*LOG_STD_LIMITS)
+        return _full(self.mean(hidden)), _full(self.log_std(hidden)).clamp(*LOG_STD_LIMITS)
 
 
 class LibraryEncoder(NormalEncoder):
@@ -289,25 +294,21 @@ class Decoder(nn.Module):
             One-hot batches, shape (..., batches); broadcast against `z`.
         """
         hidden = self._hidden(z, batch)
-        return Decoded(
-            log_rho=self._log_rho(self.rho(hidden)),
-            log_alpha=self._log_alpha(hidden, batch),
-            kept_logit=self.kept(hidden) if self.kept is not None else None,
+        logits, kept, alpha = (
+            None if head is None else _full(head(hidden)) for head in (self.rho, self.kept, self.alpha)
         )
+        with torch.autocast(z.device.type, enabled=False):  # sums over genes need all digits
+            return Decoded(_GroupLogSoftmax.apply(logits, self.groups), self._log_alpha(alpha, batch), kept)
 
     def _hidden(self, z: Tensor, batch: Tensor) -> Tensor:
         """Last hidden layer, shape (..., width); batch normalisation wants one leading dimension."""
         inputs = torch.cat([z, batch.expand(*z.shape[:-1], -1)], dim=-1)
         return self.layers(inputs.reshape(-1, inputs.shape[-1])).reshape(*z.shape[:-1], -1)
 
-    def _log_rho(self, logits: Tensor) -> Tensor:
-        """Log-softmax over homologous and over private genes, each scaled to its share of genes."""
-        return _GroupLogSoftmax.apply(logits, self.groups)
-
-    def _log_alpha(self, hidden: Tensor, batch: Tensor) -> Tensor:
+    def _log_alpha(self, predicted: Tensor | None, batch: Tensor) -> Tensor:
         """Log inverse dispersion, in a shape that broadcasts to (..., genes)."""
-        if self.alpha is not None:
-            return self.alpha(hidden).clamp(*LOG_ALPHA_LIMITS)
+        if predicted is not None:
+            return predicted.clamp(*LOG_ALPHA_LIMITS)
         log_alpha = self.log_alpha.clamp(*LOG_ALPHA_LIMITS)
         return batch @ log_alpha if len(log_alpha) > 1 else log_alpha[0]
 
@@ -371,7 +372,7 @@ class SpeciesVAE(nn.Module):
 
     def encode_outer(self, counts: Tensor, batch: Tensor) -> Tensor:
         """Output of the outer encoder, shape (cells, hidden_outer[-1])."""
-        return self.outer(self.encoder_input(counts, batch))
+        return _full(self.outer(self.encoder_input(counts, batch)))
 
     def encode_library(self, counts: Tensor, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and log standard deviation of the log library size, each (cells, 1).
