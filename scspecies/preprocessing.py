@@ -415,6 +415,8 @@ def gene_counts(adata: ad.AnnData, prepared: ad.AnnData, layer: str | None = Non
     """Counts of `adata` in all genes, for the cells that are left in `prepared`; shares memory with it where it can."""
     names = adata.var_names.to_numpy(dtype=str)
     if not (prepared.uns[REMOVED]["reason"] == "n_top_genes").any():  # the genes that were left out have no counts
+        if prepared.n_vars == adata.n_vars:
+            return GeneCounts(prepared.X, names)
         columns = adata.var_names.get_indexer(prepared.var_names).astype(prepared.X.indices.dtype)
         parts = prepared.X.data, columns[prepared.X.indices], prepared.X.indptr
         return GeneCounts(sp.csr_matrix(parts, shape=(prepared.n_obs, len(names))), names)
