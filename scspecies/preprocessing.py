@@ -219,7 +219,7 @@ def _leading_axes(directions: sp.csr_matrix, weight: np.ndarray) -> np.ndarray:
     order = np.argsort(-strength)
     return axes[order[strength[order] > 1e-6 * strength.max()]].T
 
-
+# %% ../nbs/02_preprocessing.ipynb #5ba11e5902
 def _check_spread(profiles: np.ndarray, minimum: int, side: str, n_genes: int) -> None:
     """Raise `ValueError` unless centred profiles, of cells of length 1, extend in `minimum` directions."""
     variances = np.linalg.eigvalsh(profiles.T @ profiles / len(profiles))
