@@ -53,13 +53,17 @@ def _pairs_of_classes(table: pd.DataFrame, context_taxon: int, target_taxon: int
 
 # %% ../nbs/01a_homology.ipynb #b89caf8e
 def _read_table(path: str | Path) -> pd.DataFrame:
-    """Read a text table, separated by tabs or commas as its header line is."""
+    """Read a text table, separated by tabs or commas as its header line is; of MGI's layout the columns needed."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"Expected an orthologue table at `{path}`, found no such file.")
     with path.open(encoding="utf-8") as lines:
         separator = "\t" if "\t" in lines.readline() else ","
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "index_col": False}
+    needed = [_CLASS, _TAXON, _SYMBOL]
+    if set(needed) <= set(pd.read_csv(path, nrows=0, **options).columns):
+        options["usecols"] = needed
+    return pd.read_csv(path, **options)
 
 
 def read_orthologues(table: str | Path | pd.DataFrame, context_taxon: int, target_taxon: int) -> pd.DataFrame:

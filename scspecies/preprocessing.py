@@ -184,8 +184,6 @@ def prepare_dataset(
 # %% ../nbs/02_preprocessing.ipynb #a0cbce91
 Matching = Literal["centered", "reference"]
 N_COMPONENTS = 20
-
-
 _PIECE = 2**13  # target cells whose profiles are being made at a time
 
 

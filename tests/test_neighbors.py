@@ -37,7 +37,7 @@ def test_the_smallest_of_equal_numbers_are_different_columns():
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "correlation"])
-@pytest.mark.parametrize("block_size", [None, 1, 97, 5000])
+@pytest.mark.parametrize("block_size", [None, 13, 97, 5000])
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
 def test_exact_neighbours_against_scipy(metric, block_size, form):
     query, reference = clusters(61, 0), clusters(1203, 1)
