@@ -66,7 +66,8 @@ def run(package: str, pair: str, options: argparse.Namespace, *extra: str) -> Re
     table = options.data / "HOM_AllOrganism.from_homologene.rpt"
     paths = [options.data / name for name in (context, target)]
     command = [python, HERE / "stages.py", *paths, "--orthologues", table, "--label", label, *extra]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(options.threads))
+    environment = {**os.environ, **threads}
     environment.pop("PYTHONPATH", None)
     if ours:
         environment["PYTHONPATH"] = str(ROOT)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import inspect
 import io
 import json
 import os
@@ -102,7 +104,10 @@ def align(context, target, options: argparse.Namespace, clock: Clock) -> dict[st
     few = {"min_cell_type_size": 5, "min_batch_size": 5, "min_non_zero_genes": 0.002}
     with clock.stage("prepare"):
         builder = create_mdata(context, "b", "label", NCBI_Taxon_ID=options.taxa[0], **few)
-        builder.setup_target_adata(target, "b", "label", NCBI_Taxon_ID=options.taxa[1])
+        setup = functools.partial(builder.setup_target_adata, target, "b", "label", NCBI_Taxon_ID=options.taxa[1])
+        if "orthologues" in inspect.signature(setup).parameters:  # the reference finds the table in its folder
+            setup = functools.partial(setup, orthologues=Path("data", "HOM_AllOrganism.rpt"))
+        setup()
         mdata = builder.return_mdata(save=True)
     base = peak_mb()
     model = scSpecies(options.device, mdata, "out/", random_seed=options.seed)

@@ -6,7 +6,6 @@
 __all__ = ['Metric', 'Method', 'EXACT_PAIRS', 'nearest_neighbors', 'majority_vote']
 
 # %% ../nbs/00a_neighbors.ipynb #d2226605
-import importlib
 import math
 from typing import Any, Literal, get_args
 
@@ -118,10 +117,10 @@ def _is_exact(query: Any, reference: Any, method: Method, place: torch.device) -
 
 def _approximate_neighbors(query: Any, reference: Any, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
     """Search by an index; indices (-1 where none was found) and distances, shapes (n_query, k)."""
+    from pynndescent import NNDescent  # slow to import, and rarely needed
+
     dense = [np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32) for x in (query, reference)]
-    index = importlib.import_module("pynndescent").NNDescent(
-        dense[1], metric=metric, n_neighbors=_GRAPH_NEIGHBORS, random_state=0
-    )
+    index = NNDescent(dense[1], metric=metric, n_neighbors=_GRAPH_NEIGHBORS, random_state=0)
     indices, distances = index.query(dense[0], k=k)
     return indices.astype(np.int64), distances.astype(np.float32)
 

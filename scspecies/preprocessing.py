@@ -9,7 +9,6 @@ __all__ = ['REMOVED', 'Matching', 'N_COMPONENTS', 'NEIGHBOR_OPTIONS', 'N_VOTES',
            'create_mdata']
 
 # %% ../nbs/02_preprocessing.ipynb #a22b7b84
-import importlib
 import logging
 import os
 import random
@@ -26,6 +25,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
+from threadpoolctl import threadpool_limits
 from sklearn.preprocessing import normalize
 
 from scspecies.core import (
@@ -214,7 +214,7 @@ def _leading_axes(directions: sp.csr_matrix, weight: np.ndarray) -> np.ndarray:
     )
     start = np.random.default_rng(0).uniform(-1, 1, min(directions.shape))
     number = min(N_COMPONENTS, directions.shape[0] - 1)
-    with importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas"):  # comes with scikit-learn
+    with threadpool_limits(1, user_api="blas"):  # more threads than one only wait for each other here
         _, strength, axes = svds(weighted, number, v0=start, return_singular_vectors="vh")
     order = np.argsort(-strength)
     return axes[order[strength[order] > 1e-6 * strength.max()]].T
