@@ -20,6 +20,7 @@ EVERYTHING = MODEL | {
     "similarity",
     "lfc",
 }
+FIGURES = {"plot_style", "plot_space", "plot_labels", "plot_genes"}
 MAY_IMPORT = {
     "core": set(),
     "neighbors": {"core"},
@@ -34,11 +35,15 @@ MAY_IMPORT = {
     "alignment": MODEL | {"training"},
     "similarity": MODEL,
     "lfc": MODEL,
-    "plot": CORE,
+    "plot_style": CORE,
+    "plot_space": CORE | {"plot_style"},
+    "plot_labels": CORE | {"plot_style"},
+    "plot_genes": CORE | {"plot_style"},
+    "plot": FIGURES,
     "explore": CORE | {"plot"},
     "models": EVERYTHING,
 }
-KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "plot", "explore", "models"}
+KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "models"} | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
 

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
+from scspecies import plot, plot_genes, plot_labels, plot_space, plot_style
 from scspecies.core import KEYS
 from scspecies.plot import (
     UNLABELLED,
@@ -86,6 +87,18 @@ def mdata() -> md.MuData:
 @pytest.fixture(scope="module")
 def joint(mdata) -> ad.AnnData:
     return joint_representation(mdata, context="mouse", target="human")
+
+
+# --- one module for all
+
+
+def test_every_figure_is_a_name_of_this_module():
+    chapters = [plot_style, plot_space, plot_labels, plot_genes]
+    drawn = {name for chapter in chapters[1:] for name in chapter.__all__}
+    assert drawn <= set(plot.__all__) and len(plot.__all__) == len(set(plot.__all__))
+    for name in plot.__all__:
+        home = [chapter for chapter in chapters if name in chapter.__all__]
+        assert len(home) == 1 and getattr(plot, name) is getattr(home[0], name), name
 
 
 # --- palette
@@ -176,6 +189,28 @@ def test_labels_may_be_unknown_and_records_missing():
     assert joint_representation(pair, context="mouse", target="human").obs["label"].isna().all()
 
 
+def without_own_labels(pair: md.MuData, key: str) -> md.MuData:
+    """The target as it is after it was prepared without labels and got some by transfer."""
+    moved = pair.copy()
+    moved["human"].obs["pred_sim_cell_type"] = moved["human"].obs.pop(key)
+    moved["human"].uns[KEYS.metadata] = {"cell_key": KEYS.unknown, "cell_key_transferred": "pred_sim_cell_type"}
+    return moved
+
+
+SAID = "'human' has no cell types of its own; its transferred labels 'pred_sim_cell_type' are used."
+
+
+def test_transferred_labels_are_said_to_be_used(mdata):
+    moved = without_own_labels(mdata, "annotation")
+    with pytest.warns(UserWarning, match=SAID) as said:
+        joint = joint_representation(moved, context="mouse", target="human")
+    assert [warning.filename for warning in said if SAID in str(warning.message)] == [__file__]
+    assert joint.obs["label"].tolist()[200:] == mdata["human"].obs["annotation"].tolist()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*transferred labels")
+        joint_representation(mdata, context="mouse", target="human")
+
+
 def test_joint_representation_says_what_is_missing(mdata):
     with pytest.raises(KeyError, match="Expected 'rat' in mdata.mod, found 'mouse', 'human'"):
         joint_representation(mdata, context="mouse", target="rat")
@@ -195,6 +230,11 @@ def boxes(artists):
     artists[0].figure.figure.canvas.draw()
     # of an annotation the words alone, without the line to its place
     return [Text.get_window_extent(a) if isinstance(a, Text) else a.get_window_extent() for a in artists]
+
+
+def line_ends(ax) -> np.ndarray:
+    """The ends, away from the names, of the lines that tie names to their places."""
+    return np.array([patch._posA_posB[1] for patch in ax.patches if isinstance(patch, mpl.patches.FancyArrowPatch)])
 
 
 def whole(text) -> str:
@@ -270,7 +310,7 @@ def test_names_on_the_map_do_not_overlap_and_stay_inside(joint):
     ax = plot_2D_representation(joint, color="label", labels="on_data")
     assert sorted(map(whole, ax.texts)) == sorted(TYPES)
     assert overlaps(ax.texts) == 0
-    assert all(is_inside(box, ax.bbox) for box in boxes(ax.texts))
+    assert all(is_inside(box, ax.bbox, slack=-2) for box in boxes(ax.texts))  # nor on a line of the axes
     assert ax.get_legend() is None
 
 
@@ -280,15 +320,32 @@ def test_names_that_fall_on_one_point_are_separated():
     adata.obsm["X_umap"] = rng.normal(0, 1e-3, (12, 2))
     adata.obsm["X_umap"][0] = 1
     ax = plot_2D_representation(adata, color="name", labels="on_data")
-    assert overlaps(ax.texts) == 0 and all(is_inside(box, ax.bbox) for box in boxes(ax.texts))
+    assert overlaps(ax.texts) == 0 and all(is_inside(box, ax.bbox, slack=-2) for box in boxes(ax.texts))
 
 
 def test_name_stands_on_its_cells_where_there_is_room(joint):
     few = joint[joint.obs["label"].isin(["B cell", "Neutrophil"])].copy()
+    few.obsm["X_umap"] = np.random.default_rng(0).normal(0, 1, (len(few), 2))
+    few.obsm["X_umap"][:, 1] += 7 * (few.obs["label"] == "B cell")
     ax = plot_2D_representation(few, color="label", labels="on_data")
+    assert len(ax.texts) == 2 and not ax.patches
     for text in ax.texts:
         cells = few.obsm["X_umap"][(few.obs["label"] == whole(text)).to_numpy()]
-        assert np.linalg.norm(cells - text.xy, axis=1).min() < 1e-6
+        assert np.linalg.norm(cells - text.get_position(), axis=1).min() < 0.03  # a pixel
+        assert np.linalg.norm(np.median(cells, axis=0) - text.get_position()) < 0.5
+
+
+def test_a_name_that_had_to_leave_is_tied_to_its_cells(joint):
+    crowded = joint.copy()
+    crowded.obsm["X_umap"] = crowded.obsm["X_umap"] * 0.01
+    crowded.obsm["X_umap"][0] = 10
+    axes = [plot_2D_representation(crowded, color="label", labels="on_data") for _ in range(2)]
+    lines = line_ends(axes[0])
+    assert len(lines) >= 5
+    for end in lines:
+        assert np.linalg.norm(crowded.obsm["X_umap"] - end, axis=1).min() < 1e-6
+    positions = [[text.get_position() for text in ax.texts] for ax in axes]
+    assert positions[0] == positions[1]  # the same picture every time
 
 
 def test_given_axes_are_drawn_on(joint):
@@ -405,6 +462,32 @@ def test_transfer_says_what_is_wrong():
         plot_confusion(apart)
 
 
+def whole_number(text) -> tuple[int, int, int]:
+    """Row, column and number of what is written into a square."""
+    x, y = text.get_position()
+    return int(y), int(x), int(text.get_text())
+
+
+def contrast(first, second) -> float:
+    """Contrast of two colours as the guidelines for web content define it; 4.5 is enough for small letters."""
+
+    def luminance(color) -> float:
+        rgb = np.array(to_rgb(color))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_nothing_of_a_heat_map_is_cut_off():
+    names = ["alpha", "beta", "delta", "ductal", "endothelial", "gamma"]
+    table = pd.DataFrame(100 * np.eye(6, 8), names, [*names, "macrophage", "quiescent_stellate"])
+    for draw in (plot_confusion, plot_prototype_sim_heatmap):
+        ax = draw(table)
+        assert all(is_inside(box, ax.figure.bbox) for box in boxes([ax.title, ax.xaxis.label, ax.yaxis.label]))
+
+
 def test_confusion_has_shared_labels_on_the_diagonal():
     _, _, table = transfer(0.3)
     shuffled = table.sample(frac=1, random_state=0).sample(frac=1, axis=1, random_state=0)
@@ -412,9 +495,14 @@ def test_confusion_has_shared_labels_on_the_diagonal():
     assert boxes([ax.figure.axes[1]])[0].x0 > boxes([ax.title])[0].x1 or boxes([ax.figure.axes[1]])[0].y1 < ax.bbox.y1
     rows, columns = ([label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels()))
     assert rows[:-1] == columns[:-1] and rows[-1] == "only human" and columns[-1] == "only mouse"
-    assert np.allclose(ax.images[0].get_array(), table.loc[rows, columns])
-    assert ax.images[0].get_clim() == (0, 100)
-    assert len(ax.texts) == (table >= 1).to_numpy().sum()
+    squares = ax.collections[0]
+    assert np.allclose(squares.get_array().reshape(table.shape), table.loc[rows, columns])
+    assert squares.get_clim() == (0, 100)
+    written = {whole_number(text): text for text in ax.texts if text.get_text()}
+    assert {(rows[i], columns[j]) for i, j, _ in written} == set(table[table >= 1].stack().dropna().index)
+    for (i, j, value), text in written.items():
+        assert value == round(table.at[rows[i], columns[j]])
+        assert contrast(text.get_color(), squares.to_rgba(table.at[rows[i], columns[j]])) > 4.5
     recall = np.mean([table.at[label, label] for label in TYPES]) / 100
     assert ax.get_title() == f"balanced accuracy {recall:.3f}"
 
@@ -575,11 +663,11 @@ def test_each_row_of_the_similarity_goes_from_worst_to_best():
     ax = plot_prototype_sim_heatmap(table)
     rows, columns = ([label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels()))
     assert rows == ["b", "a", "c", "own"] and columns == ["b", "a", "c", "x", "y"]
-    drawn = pd.DataFrame(np.ma.filled(ax.images[0].get_array(), np.nan), rows, columns)
+    drawn = pd.DataFrame(np.ma.filled(ax.collections[0].get_array(), np.nan).reshape(4, 5), rows, columns)
     for kind, row in table.iterrows():
         expected = (row - row.min()) / (row.max() - row.min())
         assert np.allclose(drawn.loc[kind, expected.index], expected, equal_nan=True)
-    dots = {rows[int(y)]: columns[int(x)] for x, y in ax.collections[0].get_offsets()}
+    dots = {rows[int(y)]: columns[int(x)] for x, y in ax.collections[1].get_offsets()}
     assert dots == table.idxmax(axis=1).to_dict()
     assert ax.get_title() == "own type most similar: 2 of 3"
     assert table.equals(before)
@@ -589,7 +677,7 @@ def test_similarity_of_types_that_cannot_be_compared():
     table = pd.DataFrame(np.nan, ["a", "b"], ["c", "d"])
     table.loc["a"] = 1.0  # all the same
     ax = plot_prototype_sim_heatmap(table)
-    assert len(ax.collections[0].get_offsets()) == 1 and ax.get_title() == ""
+    assert len(ax.collections[1].get_offsets()) == 1 and ax.get_title() == ""
     with pytest.raises(ValueError, match="Expected `df` to have rows and columns"):
         plot_prototype_sim_heatmap(table.iloc[:0])
 
@@ -632,16 +720,40 @@ def test_a_call_needs_size_probability_and_counts():
         called_genes(table[["lfc", "p"]], min_count=1)
 
 
+def crossed(texts, poles) -> int:
+    """Number of pairs of a name and the pole of another name that touch."""
+    found = 0
+    for i, box in enumerate(boxes(texts) if texts else []):
+        for j, pole in enumerate(poles):
+            (x, low), (_, high) = texts[i].axes.transData.transform(pole)
+            found += i != j and box.x0 < x < box.x1 and low < box.y1 and high > box.y0
+    return found
+
+
+def test_flags_hang_above_what_they_would_touch():
+    """On all genes that are asked for, close together and far apart, on one side and on both."""
+    rng = np.random.default_rng(4)
+    for lfc in (rng.normal(0, 3, 15), 5 + rng.random(12) / 10, np.linspace(-9, -1, 9), np.array([0.0, 0.0, 1e-9])):
+        names = [f"GENE{'X' * (i % 5)}{i}" for i in range(len(lfc))]
+        ax = plot_volcano(pd.DataFrame({"lfc": lfc, "p": rng.random(len(lfc))}, names), genes=names)
+        assert overlaps(ax.texts) == 0 and crossed(ax.texts, ax.collections[-1].get_segments()) == 0
+        assert all(is_inside(box, ax.bbox) for box in boxes(ax.texts))
+
+
 @pytest.mark.parametrize("n_labels", [0, 1, 10, 20])
 def test_volcano_names_the_largest_calls_without_overlap(n_labels):
     table = fold_changes()[["lfc", "p"]]
     ax = plot_volcano(table, n_labels=n_labels, title="B cell")
     called = called_genes(table)
-    assert [len(dots.get_offsets()) for dots in ax.collections] == [(called == sign).sum() for sign in (0, -1, 1)]
+    assert [len(dots.get_offsets()) for dots in ax.collections[:3]] == [(called == sign).sum() for sign in (0, -1, 1)]
     assert len(ax.texts) == n_labels
     assert not ax.texts or (overlaps(ax.texts) == 0 and all(is_inside(box, ax.bbox) for box in boxes(ax.texts)))
-    for text in ax.texts:
-        assert text.xy == pytest.approx(tuple(table.loc[text.get_text(), ["lfc", "p"]]))
+    poles = ax.collections[-1].get_segments() if n_labels else []
+    assert len(poles) == n_labels
+    for text, (dot, top) in zip(ax.texts, poles, strict=True):
+        assert dot == pytest.approx(table.loc[text.get_text(), ["lfc", "p"]].to_numpy(float))
+        assert top == pytest.approx(text.get_position()) and top[0] == dot[0]
+    assert crossed(ax.texts, poles) == 0
     for sign in (-1, 1):
         largest = table["lfc"].abs()[called == sign].nlargest(n_labels // 2).index
         assert set(largest) <= {text.get_text() for text in ax.texts}
@@ -655,7 +767,7 @@ def test_a_column_of_calls_decides_instead_of_the_thresholds():
     called = called_genes(table, call="significant")
     assert (called == np.sign(table["lfc"]) * table["significant"]).all()
     ax = plot_volcano(table, call="significant", n_labels=4)
-    assert [len(dots.get_offsets()) for dots in ax.collections] == [(called == sign).sum() for sign in (0, -1, 1)]
+    assert [len(dots.get_offsets()) for dots in ax.collections[:3]] == [(called == sign).sum() for sign in (0, -1, 1)]
     assert all(table.at[text.get_text(), "significant"] for text in ax.texts) and overlaps(ax.texts) == 0
     genes = [label.get_text() for label in plot_lfc({"B": table}, call="significant", n_genes=5).get_yticklabels()]
     assert table.loc[genes, "significant"].all()
@@ -721,7 +833,11 @@ def test_two_estimates_of_fold_changes():
     assert {tuple(point) for point in points.get_offsets().round(6)} == set(zip(x.round(6), y.round(6), strict=True))
     orange = (points.get_facecolors()[:, :3] == to_rgb("#e69f00")).all(axis=1)
     assert orange.mean() == pytest.approx(1 - same)
-    assert {text.get_text() for text in ax.texts} == set((x - y).abs().nlargest(6).index) and overlaps(ax.texts) == 0
+    largest = (x - y).abs().nlargest(6).index
+    assert {text.get_text() for text in ax.texts} == set(largest) and overlaps(ax.texts) == 0
+    dots = np.column_stack([x, y])[x.index.isin(largest)]
+    for end in line_ends(ax):
+        assert np.linalg.norm(dots - end, axis=1).min() < 1e-9
     assert ax.get_xlim() == ax.get_ylim() and ax.get_xlabel().endswith("model") and ax.get_ylabel().endswith("sums")
 
 
@@ -772,6 +888,26 @@ def test_markers_of_both_species(counted):
             means = {each: level[kinds == each, column].mean() for each in set(kinds)}
             assert value == pytest.approx(means[kind] / max(means.values()), rel=1e-4)
     assert is_inside(boxes([ax.get_legend()])[0], ax.figure.bbox, slack=2)
+
+
+def test_markers_say_that_labels_were_transferred(counted):
+    def in_legend(ax) -> list[str]:
+        assert is_inside(boxes([ax.get_legend()])[0], ax.figure.bbox, slack=2)
+        return [text.get_text() for text in ax.get_legend().get_texts()][:2]
+
+    options = {"context": "mouse", "target": "human"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*transferred labels")
+        assert in_legend(plot_markers(counted, ["mouse-g0"], **options)) == ["mouse", "human"]
+    moved = without_own_labels(counted, "kind")
+    with pytest.warns(UserWarning, match=SAID) as said:
+        ax = plot_markers(moved, ["mouse-g0"], **options)
+    assert [warning.filename for warning in said if SAID in str(warning.message)] == [__file__]
+    assert in_legend(ax) == ["mouse", "human (transferred labels)"]
+    with warnings.catch_warnings():  # asked for by name: no warning, but the figure says so
+        warnings.filterwarnings("error", message=".*transferred labels")
+        ax = plot_markers(moved, ["mouse-g0"], **options, target_cell_key="pred_sim_cell_type")
+    assert in_legend(ax) == ["mouse", "human (transferred labels)"]
 
 
 def test_markers_of_transferred_labels_and_dense_counts(counted):
