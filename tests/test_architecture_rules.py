@@ -19,6 +19,7 @@ EVERYTHING = MODEL | {
     "alignment",
     "similarity",
     "lfc",
+    "uncertainty",
 }
 MAY_IMPORT = {
     "core": set(),
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "alignment": MODEL | {"training"},
     "similarity": MODEL,
     "lfc": MODEL,
+    "uncertainty": MODEL | {"lfc"},
     "plot": CORE,
     "explore": CORE | {"plot"},
     "models": EVERYTHING,
