@@ -454,7 +454,7 @@ def _homologous_counts(
     return library[0][draw] * share[0], library[1][draw] * share[1]
 
 # %% ../nbs/07_lfc.ipynb #9fba5735
-MAX_DRAWN = 2**24  # draws x genes that are decoded together: 64 MB an array
+MAX_DRAWN = 2**25  # draws x genes that are decoded together: 134 MB an array
 _TOGETHER = 2**18  # draws x genes that are summarised together, and stay in the processor's cache
 
 

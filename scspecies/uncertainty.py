@@ -75,8 +75,8 @@ def _corrected(
     log_factor: np.ndarray, variance: np.ndarray, rho: np.ndarray, eps: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """By how much log2(rho + eps) moves with the error of a decoder, and its variance then; shape (genes,) each."""
-    relative = log_factor - np.log(np.average(np.exp(log_factor), weights=rho))  # shares sum to what they did
-    corrected = rho * np.exp(relative)
+    corrected = rho * np.exp(log_factor)
+    corrected /= corrected.sum()  # shares
     slope = np.maximum(corrected / (corrected + eps), MIN_SLOPE) / np.log(2)
     return np.log2(corrected + eps) - np.log2(rho + eps), variance * slope**2
 
