@@ -76,6 +76,7 @@ from scspecies.similarity import (
     transfer_table,
 )
 from .training import Precision, Schedule, encode_cells, fit_context
+from .uncertainty import infer_changes
 
 # %% ../nbs/09_models.ipynb #c50d4437
 _logger = logging.getLogger(__name__)
@@ -550,7 +551,9 @@ class _Encoding(_Training):
 
         Notes
         -----
-        Arrays of an earlier call that are not asked for now are removed, since they belong to other weights.
+        Arrays of an earlier call that are not asked for now are removed, since they belong to other weights. So are
+        `obsm['similarities']` and `obsm['similarities_ind']`, if the weights have changed. Labels that were transferred
+        with other weights stay in `obs`, but no analysis takes them any more, see `transfer_labels_data`.
         """
         check_choice("eval_model", eval_model, get_args(Role))
         species = self._roles(eval_model)[0]
@@ -565,10 +568,13 @@ class _Encoding(_Training):
         names = {KEYS.z_mean: encoded.z_mean, KEYS.z_std: encoded.z_std}
         names |= {KEYS.inter: encoded.inter} if save_intermediate else {}
         names |= {KEYS.l_mean: encoded.l_mean, KEYS.l_std: encoded.l_std} if save_libsize else {}
-        for stale in (KEYS.inter, KEYS.l_mean, KEYS.l_std):
+        run = species.state.run
+        anew = adata.uns.get(KEYS.representation, {}).get("run") != run
+        of_old_weights = (KEYS.similarities, KEYS.similar_cells) if anew else ()
+        for stale in (KEYS.inter, KEYS.l_mean, KEYS.l_std, *of_old_weights):
             adata.obsm.pop(stale, None)
         adata.obsm.update(names)
-        adata.uns[KEYS.representation] = {"run": species.state.run, "aligned_to": species.state.aligned_to}
+        adata.uns[KEYS.representation] = {"run": run, "aligned_to": species.state.aligned_to}
         species.representation = encoded
 
 # %% ../nbs/09_models.ipynb #e4077617
@@ -703,6 +709,8 @@ class _Labels(_Similarity):
         `obsm['similarities']` and `obsm['similarities_ind']`, the scores of the 250 nearest context cells and their
         row numbers (those of an earlier call are removed otherwise). Where the target has no labels of its own and the
         context's cell types are transferred, `uns['metadata']['cell_key_transferred']` names the new column.
+        `uns['metadata']['transferred_runs']` keeps the fingerprint of the weights for each new column: analyses refuse
+        the labels of a target that was trained on since, until they are transferred again.
 
         Parameters
         ----------
@@ -733,6 +741,8 @@ class _Labels(_Similarity):
             label, share = transfer_labels(scores, index, labels[key], top_neigh)
             target.obs[KEYS.transferred_label(key)] = pd.Categorical(label)
             target.obs[KEYS.transferred_share(key)] = share
+        runs = dict.fromkeys(map(KEYS.transferred_label, keys), self.target.state.run)
+        target.uns[KEYS.metadata]["transferred_runs"] = metadata(target).get("transferred_runs", {}) | runs
         for stale in (KEYS.similarities, KEYS.similar_cells):
             target.obsm.pop(stale, None)
         if write_sim:
@@ -833,8 +843,19 @@ class _Comparison(_Labels):
                 f"'{self.target.key}' has no cell types of its own; its transferred labels {key!r} are used.",
                 stacklevel=3,
             )
+        self._require_present(key)
         labels = label_values(context, metadata(context)["cell_key"], self.context.key)
         return labels, label_values(target, key, self.target.key)
+
+    def _require_present(self, key: str) -> None:
+        """Raise where a column of the target holds labels that were transferred with other weights."""
+        runs = metadata(self.mdata[self.target.key]).get("transferred_runs", {})
+        if runs.get(key, self.target.state.run) != self.target.state.run:
+            raise RuntimeError(
+                f"Expected the labels {self.target.key}.obs[{key!r}] to be transferred with the target's present "
+                "weights, found that they come from others. Call `transfer_labels_data` first; to keep the old labels, "
+                "copy the column to another name, which may be named as `target_cell_key`."
+            )
 
     def return_similarity_df(
         self,
@@ -941,7 +962,7 @@ class _Comparison(_Labels):
             Column of the target's `obs` with its cell types; by default the one that it was prepared with, or else
             the labels that were transferred.
         b_s
-            Draws that are decoded at a time.
+            Draws that are decoded at a time, or more of them where memory is no concern.
         confidence_level
             Share of a normal cloud of cells that is kept; cells further out are outliers and not drawn from.
         show_progress
@@ -993,15 +1014,8 @@ class _Comparison(_Labels):
             Is added to relative expression before the logarithm, so that nothing against next to nothing is no change.
         lfc_delta
             Threshold of the columns 'p', 'p_rand', 'p_type' and 'called', in units of log2.
-        samples
-            Draws of each type.
-        target_cell_key
-            Column of the target's `obs` with its cell types; by default the one that it was prepared with, or else
-            the labels that were transferred.
-        b_s
-            Draws that are decoded at a time.
-        confidence_level
-            Share of a normal cloud of cells that is kept; cells further out are outliers and not drawn from.
+        samples, target_cell_key, b_s, confidence_level
+            As in `generate_homologous_samples`.
         fdr_level
             Expected rate of false ones among the genes with 'called'.
         show_progress
@@ -1030,17 +1044,12 @@ class _Comparison(_Labels):
             There is no such column.
         """
         sampling = self._sampling(samples, b_s, confidence_level)
-        context, target = self._compared(target_cell_key)
-        return logfold_changes(
-            context,
-            target,
-            comparable_types(context, target, eval_cell_types),
-            sampling=sampling,
-            eps=eps,
-            lfc_delta=lfc_delta,
-            fdr_level=fdr_level,
-            show_progress=show_progress,
-        )
+        check_number("fdr_level", fdr_level, high=1)
+        pair = self._compared(target_cell_key)
+        types = comparable_types(*pair, eval_cell_types)
+        options: dict[str, Any] = {"sampling": sampling, "show_progress": show_progress}
+        changes = logfold_changes(*pair, types, eps=eps, lfc_delta=lfc_delta, **options)
+        return infer_changes(*pair, changes, fdr_level=fdr_level, **options)
 
 # %% ../nbs/09_models.ipynb #06ea2538
 class scSpecies(_Comparison):  # noqa: N801 (the published name)

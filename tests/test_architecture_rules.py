@@ -19,6 +19,7 @@ EVERYTHING = MODEL | {
     "alignment",
     "similarity",
     "lfc",
+    "uncertainty",
 }
 FIGURES = {"plot_style", "plot_space", "plot_labels", "plot_genes"}
 MAY_IMPORT = {
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "alignment": MODEL | {"training"},
     "similarity": MODEL,
     "lfc": MODEL,
+    "uncertainty": MODEL | {"lfc"},
     "plot_style": CORE,
     "plot_space": CORE | {"plot_style"},
     "plot_labels": CORE | {"plot_style"},

@@ -6,6 +6,7 @@ import functools
 import pickle
 from dataclasses import replace
 
+import mudata as mu
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from scipy.stats import chi2
 
-from scspecies import lfc
+from scspecies import lfc, uncertainty
 from scspecies.architecture import Representation, SpeciesVAE, VAEConfig
 from scspecies.core import torch_seed
 from scspecies.datasets import synthetic_species
@@ -22,20 +23,18 @@ from scspecies.lfc import (
     ComparedSpecies,
     LogFoldChanges,
     Sampling,
-    change_posterior,
     comparable_types,
     decode_type,
-    decoder_errors,
     draw_latents,
-    expected_fdr,
     gene_statistics,
     homologous_samples,
     inliers,
     logfold_changes,
-    type_changes,
 )
 from scspecies.models import scSpecies
 from scspecies.preprocessing import create_mdata
+from scspecies.uncertainty import change_posterior, decoder_errors, expected_fdr, infer_changes, type_changes
+from tiny_models import QUIET, UNSAVED, encode_both, main_job, prepared_pair, tiny_model
 
 COLUMNS = [
     "rho_median_context",
@@ -88,6 +87,12 @@ def toy_pair(**config):
     return toy("mouse", 0, 14, 3, **config), toy("human", 1, 11, 2, **config)
 
 
+def inferred(context, target, cell_types, *, sampling, fdr_level=0.05, **options):
+    """Log-fold changes with intervals and calls."""
+    changes = logfold_changes(context, target, cell_types, sampling=sampling, show_progress=False, **options)
+    return infer_changes(context, target, changes, sampling=sampling, fdr_level=fdr_level, show_progress=False)
+
+
 def dense_layers(decoder, x):
     """The hidden layers and heads of a decoder in NumPy: linear, layer norm, ReLU."""
     for layer in decoder.layers:
@@ -131,9 +136,7 @@ def context_library_by_loop(context, target, cell):
 def test_a_table_is_what_loops_give(distribution):
     context, target = toy_pair(distribution=distribution)
     sampling = Sampling(samples=31, seed=4, batch_size=7)
-    table = logfold_changes(context, target, ["a"], sampling=sampling, eps=1e-3, lfc_delta=0.7, show_progress=False)[
-        "a"
-    ]
+    table = inferred(context, target, ["a"], sampling=sampling, eps=1e-3, lfc_delta=0.7)["a"]
     index, z = draw_latents(target, "a", sampling)
     rho_c, rho_t = (np.array([rho_by_loop(species, "a", point) for point in z]) for species in (context, target))
     counts_t = np.exp(target.cells.l_mean[index, 0]) * N_HOMOLOGOUS / 11
@@ -153,6 +156,51 @@ def test_a_table_is_what_loops_give(distribution):
     assert list(table.columns) == COLUMNS
     assert table.index.tolist() == target.gene_names.tolist()
     assert table["gene_context"].tolist() == context.gene_names.tolist()
+
+
+def slow_table(context, target, cell_type, sampling, eps):
+    """Whole decoders, all draws at once, float64, NumPy's median: what the fast path has to give."""
+    index, z = draw_latents(target, cell_type, sampling)
+    rho = []
+    for species in (context, target):
+        decoder, of_batches = copy.deepcopy(species.vae.decoder).double().eval(), []
+        for code in species.batches(cell_type):
+            with torch.no_grad():
+                decoded = decoder(torch.from_numpy(z).double(), torch.eye(species.vae.n_batches)[[code]].double())
+            share = decoded.log_rho.exp().numpy()[:, species.genes]
+            share /= share.sum(axis=1, keepdims=True)
+            of_batches.append(
+                share * (1 if decoded.kept_logit is None else decoded.kept_logit.sigmoid().numpy()[:, species.genes])
+            )
+        rho.append(np.mean(of_batches, axis=0))
+    change = np.log2(rho[1] + eps) - np.log2(rho[0] + eps)
+    medians = {"rho_median_context": rho[0], "rho_median_target": rho[1], "lfc": change}
+    return pd.DataFrame({name: np.median(values, axis=0) for name, values in medians.items()}).assign(
+        p=np.mean(np.abs(change) > 1, axis=0)
+    )
+
+
+@pytest.mark.parametrize("distribution", ["nb", "zinb"])
+@pytest.mark.parametrize("samples", [1, 2, 1000, 1001])
+@pytest.mark.parametrize("drawn", [1, 3000, 2**24])  # genes one at a time, a few, and all in one pass
+def test_the_fast_path_is_the_slow_formula(monkeypatch, distribution, samples, drawn):
+    """To 1e-5 of the medians of expression, 1e-4 of fold changes, and one draw beside the threshold."""
+    monkeypatch.setattr(lfc, "MAX_DRAWN", drawn)
+    context, target = toy_pair(distribution=distribution)
+    sampling = Sampling(samples, seed=2, batch_size=64)
+    table = logfold_changes(context, target, ["b"], sampling=sampling, show_progress=False)["b"]
+    slow = slow_table(context, target, "b", sampling, eps=1e-6)
+    for name in ("rho_median_context", "rho_median_target"):
+        np.testing.assert_allclose(table[name], slow[name], rtol=1e-5)
+    np.testing.assert_allclose(table["lfc"], slow["lfc"], atol=1e-4)
+    np.testing.assert_allclose(table["p"], slow["p"], atol=1.01 / samples)
+
+
+def test_a_gene_that_is_decoded_with_all_or_alone_is_the_same():
+    _, _, expression = decode_type(*toy_pair(), "a", Sampling(500))
+    together = expression()
+    for genes in ([4], [8, 0], list(range(N_HOMOLOGOUS))[::-1], [3, 3, 7]):
+        np.testing.assert_allclose(expression(np.array(genes)), together[:, genes], rtol=2e-5)
 
 
 def test_without_zero_inflation_rho_sums_to_one():
@@ -175,13 +223,14 @@ def test_batch_normalisation_and_other_dispersions_are_decoded():
 
 def test_pieces_change_nothing(monkeypatch):
     context, target = toy_pair()
-    whole = logfold_changes(context, target, ["a", "b"], sampling=Sampling(100), show_progress=False)
-    monkeypatch.setattr(lfc, "MAX_DRAWN", 200)  # two genes at a time
-    pieces = logfold_changes(context, target, ["b"], sampling=Sampling(100, batch_size=9), show_progress=False)
-    pd.testing.assert_frame_equal(whole["b"], pieces["b"], rtol=1e-3, atol=1e-4)
-    monkeypatch.setattr(lfc, "MAX_DRAWN", 1)  # less than one gene: one at a time
-    pieces = logfold_changes(context, target, ["b"], sampling=Sampling(100), show_progress=False)
-    pd.testing.assert_frame_equal(whole["b"], pieces["b"], rtol=1e-3, atol=1e-4)
+    whole = inferred(context, target, ["a", "b"], sampling=Sampling(100))
+    for drawn, together, decoded in ((200, 1, 1), (1, 2**18, 64), (2**24, 300, 200)):  # 2 genes, 1, and all at a time
+        monkeypatch.setattr(lfc, "MAX_DRAWN", drawn)
+        monkeypatch.setattr(lfc, "_TOGETHER", together)
+        monkeypatch.setattr(lfc, "MAX_DECODED", decoded)
+        monkeypatch.setattr(uncertainty, "MAX_DECODED", decoded)
+        pieces = inferred(context, target, ["b"], sampling=Sampling(100, batch_size=9))
+        pd.testing.assert_frame_equal(whole["b"], pieces["b"], rtol=1e-3, atol=1e-4)
 
 
 def test_every_gene_is_a_partner_once():
@@ -250,8 +299,9 @@ def test_seeds_and_the_global_random_state():
 def test_one_homologous_gene():
     species = [toy(name, seed, 12, 2, distribution="nb") for name, seed in (("mouse", 0), ("human", 1))]
     species = [dataclasses.replace(s, genes=s.genes[:1], gene_names=s.gene_names[:1]) for s in species]
-    table = logfold_changes(*species, ["a"], sampling=Sampling(10), show_progress=False)["a"]
+    table = inferred(*species, ["a"], sampling=Sampling(10))["a"]
     assert len(table) == 1 and table["lfc"].iloc[0] == 0 == table["p"].iloc[0]
+    assert table[["lfc_rand", "p_rand"]].isna().all(axis=None)  # no other gene is there to compare with
     assert table["lfc_type"].iloc[0] == pytest.approx(0) and not table["called"].iloc[0]
 
 
@@ -309,15 +359,16 @@ def test_wrong_input_is_named():
     ):
         Sampling(samples=MAX_SAMPLES + 1)
     with pytest.raises(ValueError, match="Expected `fdr_level` to be a number between 0 and 1, found 5"):
-        run(fdr_level=5)
+        infer_changes(context, target, run(), sampling=Sampling(5), fdr_level=5)
     with pytest.raises(ValueError, match="keeps cells, found 1e-09. Raise it"):
         inliers(target.cells.z_mean, 1e-9)
 
 
 def test_the_result_is_a_dictionary():
     context, target = toy_pair()
-    changes = logfold_changes(context, target, ["a", "b"], sampling=Sampling(5), lfc_delta=0.5, show_progress=False)
+    changes = inferred(context, target, ["a", "b"], sampling=Sampling(5), lfc_delta=0.5, eps=1e-4)
     assert isinstance(changes, dict) and list(changes) == ["a", "b"] and changes["lfc_delta"] == 0.5
+    assert changes.eps == 1e-4
     with pytest.raises(KeyError, match="Expected 'c' in the log-fold changes, found 'a', 'b'"):
         changes["c"]
     for same in (copy.deepcopy(changes), pickle.loads(pickle.dumps(changes))):
@@ -335,16 +386,17 @@ def test_the_same_draws_on_both_sides_are_no_change():
 
 @pytest.mark.parametrize("samples", [100, 1000, 20_000])
 def test_no_array_of_draws_and_genes_is_larger_than_the_limit(monkeypatch, samples):
-    sizes = []
+    sizes, decode = [], lfc.HomologousExpression.__call__
 
-    def spy(target_rho, context_rho, partner_rho, **options):
-        sizes.append(target_rho.size)
-        return gene_statistics(target_rho, context_rho, partner_rho, **options)
+    def spy(self, which=None):
+        rho = decode(self, which)
+        sizes.append(rho.size)
+        return rho
 
-    monkeypatch.setattr(lfc, "gene_statistics", spy)
+    monkeypatch.setattr(lfc.HomologousExpression, "__call__", spy)
     monkeypatch.setattr(lfc, "MAX_DRAWN", 20_000)
     logfold_changes(*toy_pair(), ["a"], sampling=Sampling(samples), show_progress=False)
-    assert sum(sizes) == samples * N_HOMOLOGOUS and max(sizes) <= 20_000
+    assert sum(sizes) >= 2 * samples * N_HOMOLOGOUS and max(sizes) <= 20_000 + samples  # a gene more: the next one
 
 
 def test_samples_that_would_not_fit_are_refused_before_anything_is_decoded(monkeypatch):
@@ -434,7 +486,7 @@ def test_the_posterior_is_bayes_by_integration():
         return np.exp(-0.5 * (x / s) ** 2) / s
 
     prior_weight = posterior.weight.mean(axis=0)  # a fixed point of expectation-maximisation
-    prior = sum(w * normal(grid, s) for w, s in zip(prior_weight, lfc.SPREADS, strict=True))
+    prior = sum(w * normal(grid, s) for w, s in zip(prior_weight, uncertainty.SPREADS, strict=True))
     for i in range(30):
         density = prior * normal(grid - estimate[i], std[i])
         total = np.cumsum(density) / density.sum()
@@ -465,18 +517,122 @@ def test_the_called_set_is_the_largest(level):
 
 def test_the_level_and_the_threshold_change_who_is_called():
     context, target = toy_pair()
-    run = functools.partial(logfold_changes, context, target, ["a"], sampling=Sampling(50), show_progress=False)
+    run = functools.partial(inferred, context, target, ["a"], sampling=Sampling(50))
     strict, loose = run(fdr_level=1e-6)["a"], run(fdr_level=0.5)["a"]
     pd.testing.assert_series_equal(strict["fdr"], loose["fdr"])
     assert (loose["called"] == (loose["fdr"] <= 0.5)).all() and strict["called"].sum() < loose["called"].sum()
     assert (run(lfc_delta=3)["a"]["p_type"] < loose["p_type"]).all()
 
 
+@pytest.mark.parametrize("eps", [1e-9, 1e-6, 1e-2])
+def test_type_changes_are_what_loops_give(eps):
+    """The estimate and its error gene by gene, the derivative by a finite difference; then the posterior of those."""
+    rng = np.random.default_rng(0)
+    rho_t, rho_c = (np.append(10 ** rng.uniform(-9, -1, 19), 0.5) for _ in range(2))
+    of_context, of_target = ((rng.normal(0, 1, 20), rng.uniform(0.001, 2, 20)) for _ in range(2))
+    table = pd.DataFrame({"rho_median_target": rho_t, "rho_median_context": rho_c, "lfc": rng.normal(0, 2, 20)})
+    estimate, std = np.zeros(20), np.zeros(20)
+    for g in range(20):
+        moved, variance = [], 0.0
+        for rho, (factor, variance_of_factor) in ((rho_t, of_target), (rho_c, of_context)):
+            b = factor[g] - np.log(sum(rho * np.exp(factor)))
+            at = [np.log2(rho[g] * np.exp(b + step) + eps) for step in (-1e-4, 0, 1e-4)]
+            moved.append(at[1] - np.log2(rho[g] + eps))
+            slope = max((at[2] - at[0]) / 2e-4, 1e-3 / np.log(2))
+            variance += slope**2 * variance_of_factor[g]
+        estimate[g], std[g] = table["lfc"][g] + moved[0] - moved[1], np.sqrt(variance)
+    posterior = change_posterior(estimate, std)
+    found = type_changes(table, of_context, of_target, eps=eps, lfc_delta=0.7)
+    np.testing.assert_allclose(found["lfc_type"], posterior.expectation, atol=1e-4)
+    np.testing.assert_allclose(found["lfc_low"], posterior.quantile(0.05), atol=1e-4)
+    np.testing.assert_allclose(found["p_type"], posterior.below(-0.7) + 1 - posterior.below(0.7), atol=1e-4)
+
+
+def test_counts_cannot_change_a_gene_that_eps_holds_at_zero():
+    rho = np.append(np.full(20, 1e-9), 0.9)
+    table = pd.DataFrame({"rho_median_target": rho, "rho_median_context": rho, "lfc": np.zeros(21)})
+    known, up = (np.zeros(21), np.full(21, 0.01)), (np.append(np.full(20, 3.0), 0), np.full(21, 0.01))
+    assert type_changes(table, known, up, eps=1e-6)["lfc_high"][:20].max() < 0.1
+    without = type_changes(table, known, up, eps=1e-12)
+    assert without["lfc_low"][:20].min() > 3 and without["called"][:20].all()  # 20 times as much, far above eps
+
+
+def test_what_was_added_to_expression_reaches_the_inference(monkeypatch):
+    context, target = toy_pair()
+    seen, of_types = [], uncertainty.type_changes
+
+    def spy(*args, **options):
+        seen.append(options)
+        return of_types(*args, **options)
+
+    monkeypatch.setattr(uncertainty, "type_changes", spy)
+    inferred(context, target, ["a"], sampling=Sampling(20), eps=1e-3, lfc_delta=0.4, fdr_level=0.2)
+    assert seen == [{"eps": 1e-3, "lfc_delta": 0.4, "fdr_level": 0.2}]
+
+
 def test_only_shares_count():
     draws = np.random.default_rng(0).dirichlet(np.ones(20), (3, 50)).astype(np.float32)
     table = gene_statistics(*draws, np.ones(50), np.ones(50))
     none, both = (np.zeros(20), np.full(20, 0.1)), (np.full(20, 1.7), np.full(20, 0.1))
-    pd.testing.assert_frame_equal(type_changes(table, none, none), type_changes(table, both, none))
+    expected = type_changes(table, none, none)
+    pd.testing.assert_frame_equal(expected, type_changes(table, both, none))
+    lost = table.assign(rho_median_target=0.7 * table["rho_median_target"], lfc=table["lfc"] + np.log2(0.7))
+    pd.testing.assert_frame_equal(expected, type_changes(lost, none, none), atol=1e-3)  # all genes lose as much
+
+
+# Which run labels come from ------------------------------------------------------------------------------------------
+
+
+def test_labels_of_an_earlier_run_are_refused(tmp_path):
+    model = main_job(tiny_model(tmp_path, prepared_pair(target_cell_key=None)), epochs=2)
+    human, by_types = model.mdata["human"], {"max_sample_targ": 20, "max_sample_cont": 5, **QUIET}
+    model.transfer_labels_data(["cell_type", "lineage"], write_sim=True, **QUIET)
+    human.obs["kept by hand"] = human.obs["pred_sim_cell_type"]
+    with pytest.warns(UserWarning, match="has no cell types of its own"):
+        model.return_similarity_df(**by_types)
+    scores = human.obsm["similarities"].copy()
+    model.get_representation("target")  # the same weights: nothing is out of date
+    np.testing.assert_array_equal(human.obsm["similarities"], scores)
+
+    model.train_target(1, **UNSAVED)
+    model.get_representation("target")
+    assert not {"similarities", "similarities_ind"} & set(human.obsm)
+    assert {"pred_sim_cell_type", "pred_sim_lineage"} <= set(human.obs)  # for people to read
+    calls = (
+        lambda key: model.return_similarity_df(target_cell_key=key, **by_types),
+        lambda key: model.compute_logfold_change(samples=10, target_cell_key=key, **QUIET),
+        lambda key: model.generate_homologous_samples(10, target_cell_key=key, **QUIET),
+    )
+    for call in calls:
+        for key in ("pred_sim_cell_type", "pred_sim_lineage"):
+            with pytest.raises(RuntimeError, match=r"present weights, found .* Call `transfer_labels_data` first"):
+                call(key)
+        with (
+            pytest.warns(UserWarning, match="transferred labels"),
+            pytest.raises(RuntimeError, match="Call `transfer_labels_data` first"),
+        ):
+            call(None)
+        call("kept by hand")  # the caller's own decision
+    model.transfer_labels_data("cell_type", **QUIET)
+    for call in calls:
+        call("pred_sim_cell_type")
+        with pytest.raises(RuntimeError, match="pred_sim_lineage"):
+            call("pred_sim_lineage")
+
+
+def test_the_run_of_labels_survives_the_file(tmp_path):
+    model = main_job(tiny_model(tmp_path, prepared_pair(target_cell_key=None)), epochs=2)
+    model.transfer_labels_data("cell_type", **QUIET)
+    model.save(save_key="first")
+    read = mu.read_h5mu(model.save_mdata())
+    again = tiny_model(tmp_path, read)
+    again.load(save_key="first")
+    encode_both(again)
+    with pytest.warns(UserWarning, match="transferred labels"):
+        again.compute_logfold_change(samples=10, **QUIET)
+    other = main_job(tiny_model(tmp_path, read, random_seed=5))
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="Call `transfer_labels_data` first"):
+        other.compute_logfold_change(samples=10, **QUIET)
 
 
 # What it finds -------------------------------------------------------------------------------------------------------
