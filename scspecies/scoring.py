@@ -7,7 +7,7 @@ __all__ = ['MAX_DECODED', 'CACHE_VALUES', 'INTERPOLATION_ERROR', 'NODE_NUMBERS',
            'decode_many', 'candidate_nll', 'zero_nll', 'chebyshev_nodes', 'interpolation_weights', 'choose_nodes',
            'PaddedCells', 'pad_cells', 'nonzero_nll', 'Tiles', 'make_tiles', 'Pairs', 'Block', 'shared_candidate_nll']
 
-# %% ../nbs/03a_scoring.ipynb #8bdc376d
+# %% ../nbs/03a_scoring.ipynb #2157a081
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,14 +25,19 @@ from torch import Tensor
 from .architecture import Decoder, evaluation_mode
 from .core import SpeciesData, one_hot
 
-# %% ../nbs/03a_scoring.ipynb #a240e4f2
+# %% ../nbs/03a_scoring.ipynb #44b3683c
 MAX_DECODED = 2**25  # decoded values (points x genes x parameters) that are in memory at a time
 CACHE_VALUES = 2**17  # values that a processor's core works on at a time
 
 
 def _chunk(device: torch.device) -> int:
     """Values to work on at a time."""
-    return CACHE_VALUES * torch.get_num_threads() if device.type == "cpu" else MAX_DECODED // 4
+    return CACHE_VALUES * torch.get_num_threads() if device.type == "cpu" else MAX_DECODED // 8
+
+
+def _decoded_together(device: torch.device, n_genes: int) -> int:
+    """Points to decode at a time: more than a chunk, since matrix products are slow for few rows."""
+    return max(1, 4 * _chunk(device) // n_genes)
 
 
 def _steps(n: int, step: int) -> Iterator[slice]:
@@ -106,7 +111,7 @@ def decode_profiles(decoder: Decoder, z: Tensor, batch: Tensor) -> Profiles:
 
 def decode_many(decoder: Decoder, z: Tensor, batch: Tensor) -> Profiles:
     """Decode points under one batch label, shape (1, batches), piece by piece and without gradients and dropout."""
-    step = _chunk(z.device) // len(decoder.is_homologous)
+    step = _decoded_together(z.device, len(decoder.is_homologous))
     with evaluation_mode(decoder):
         whole = decode_profiles(decoder, z[:1], batch).map(lambda values: values.new_empty(len(z), values.shape[1]))
         small = True
@@ -117,7 +122,7 @@ def decode_many(decoder: Decoder, z: Tensor, batch: Tensor) -> Profiles:
             small = small and part.small
     return replace(whole, small=small)
 
-# %% ../nbs/03a_scoring.ipynb #c9145075
+# %% ../nbs/03a_scoring.ipynb #06323ee6
 def _softplus(x: Tensor, small: bool) -> Tensor:
     """Softplus of `x`; faster if `x` is known to be small."""
     return x.exp().add_(1).log_() if small else F.softplus(x)
@@ -135,7 +140,7 @@ def _gene_sum(values: Tensor) -> Tensor:
     pieces = values[..., :whole].unflatten(-1, (32, whole // 32)).sum(dim=-1)
     return pieces.sum(dim=-1, dtype=wide) + values[..., whole:].sum(dim=-1, dtype=wide)
 
-# %% ../nbs/03a_scoring.ipynb #2dafaf25
+# %% ../nbs/03a_scoring.ipynb #8259d0e7
 def _pair_nll(profiles: Profiles, certain: Tensor, counts: Tensor, log_library: Tensor) -> Tensor:
     """Negative log-likelihood of row i of `counts` under row i of `profiles`, which are overwritten; shape (pairs,)."""
     t = profiles.log_ratio.add_(log_library)
@@ -178,21 +183,21 @@ def candidate_nll(
     point, order = candidates.reshape(-1).sort()  # pairs in the order of their points
     cell = order.div(candidates.shape[1], rounding_mode="floor")
     nll = torch.empty(len(order), dtype=_wide(z.device), device=z.device)
-    step = max(1, _chunk(z.device) // counts.shape[1])
+    step, chunk = _decoded_together(z.device, counts.shape[1]), _chunk(z.device) // counts.shape[1]
     ends = torch.searchsorted(point, torch.arange(0, len(z) + step, step, device=z.device)).tolist()
     with evaluation_mode(decoder):
         for rows, start, stop in zip(_steps(len(z), step), ends[:-1], ends[1:], strict=True):
             profiles = decode_profiles(decoder, z[rows], batch[rows] if len(batch) > 1 else batch)
             kept = profiles.kept_logit
-            certain = point.new_zeros(len(profiles)) if kept is None else _gene_sum(_softplus(kept, profiles.small))
-            for piece in _steps(stop - start, step):
+            certain = nll.new_zeros(len(profiles)) if kept is None else _gene_sum(_softplus(kept, profiles.small))
+            for piece in _steps(stop - start, chunk):
                 pairs = slice(start + piece.start, start + piece.stop)
                 at, of = point[pairs] - rows.start, cell[pairs]
                 own = profiles.map(partial(torch.index_select, dim=0, index=at))
                 nll[order[pairs]] = _pair_nll(own, certain[at], counts.index_select(0, of), log_library[of])
     return nll.view(candidates.shape)
 
-# %% ../nbs/03a_scoring.ipynb #f022c7aa
+# %% ../nbs/03a_scoring.ipynb #ee1001d0
 def zero_nll(profiles: Profiles, log_library: np.ndarray) -> Tensor:
     """Negative log-likelihood of nothing but zeros, for each point and each library size.
 
@@ -224,7 +229,7 @@ def zero_nll(profiles: Profiles, log_library: np.ndarray) -> Tensor:
                 )
     return nll
 
-# %% ../nbs/03a_scoring.ipynb #613344cc
+# %% ../nbs/03a_scoring.ipynb #7714e7a7
 def chebyshev_nodes(low: float, high: float, n: int) -> np.ndarray:
     """The `n` log library sizes between `low` and `high` at which to compute a function, shape (n,)."""
     at = np.cos(np.pi * (np.arange(n) + 0.5) / n)
@@ -241,7 +246,7 @@ def interpolation_weights(nodes: np.ndarray, at: np.ndarray) -> np.ndarray:
 
     return polynomials(np.asarray(at, dtype=np.float64)) @ np.linalg.inv(polynomials(nodes))
 
-# %% ../nbs/03a_scoring.ipynb #e9341375
+# %% ../nbs/03a_scoring.ipynb #0cd2f6e2
 INTERPOLATION_ERROR = 1e-4  # largest error of the interpolation, in nats
 NODE_NUMBERS = (8, 10, 12, 16, 24, 32, 48, 64)
 
@@ -262,7 +267,7 @@ def choose_nodes(profiles: Profiles, log_library: np.ndarray) -> np.ndarray | No
         Natural logarithms of library sizes; `None` if no number suffices.
     """
     exact = profiles.map(lambda values: values.cpu().double())
-    exact = Profiles(exact.log_ratio, exact.alpha.cpu().double(), exact.kept_logit, exact.free_alpha, exact.small)
+    exact = replace(exact, alpha=exact.alpha.cpu().double())
     at = np.quantile(log_library.astype(np.float64), np.linspace(0, 1, 33))
     truth = zero_nll(exact, at)
     for n in NODE_NUMBERS:
@@ -272,7 +277,7 @@ def choose_nodes(profiles: Profiles, log_library: np.ndarray) -> np.ndarray | No
             return nodes
     return None
 
-# %% ../nbs/03a_scoring.ipynb #dcb9aa2b
+# %% ../nbs/03a_scoring.ipynb #b15a914a
 TILE = 32  # candidates of one cell that are scored together
 
 
@@ -300,6 +305,9 @@ class PaddedCells:
 
 def pad_cells(counts: sp.csr_matrix, log_library: np.ndarray, device: torch.device | str = "cpu") -> PaddedCells:
     """Lay out the non-zero counts of some cells."""
+    if not counts.has_canonical_format:  # a gene may be stored twice
+        counts = counts.copy()
+        counts.sum_duplicates()
     n_genes = np.diff(counts.indptr)
     used = np.arange(n_genes.max(initial=1)) < n_genes[:, None]
     genes, values = np.zeros(used.shape, dtype=np.int32), np.zeros(used.shape, dtype=np.float32)
@@ -361,7 +369,7 @@ def nonzero_nll(profiles: Profiles, cells: PaddedCells, owner: np.ndarray, candi
         start = rows.stop
     return torch.cat(pieces)
 
-# %% ../nbs/03a_scoring.ipynb #c752f2db
+# %% ../nbs/03a_scoring.ipynb #203ee848
 @dataclass(frozen=True, eq=False)
 class Tiles:
     """Pairs of cells and points, arranged so that each row belongs to one cell.
@@ -401,7 +409,7 @@ def make_tiles(points: np.ndarray) -> Tiles:
     place = order.argsort()[place // size] * size + place % size
     return Tiles(rows, columns, place, np.repeat(np.arange(len(points)), n_tiles)[order], candidates[order])
 
-# %% ../nbs/03a_scoring.ipynb #3f8511a1
+# %% ../nbs/03a_scoring.ipynb #5e0db100
 def _on_cores(work: Callable[[Any], Any], items: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """Results of `work` for each item, in order; on a processor every core works on items of its own."""
     n_threads = torch.get_num_threads()
@@ -414,7 +422,7 @@ def _on_cores(work: Callable[[Any], Any], items: Iterable[Any], device: torch.de
     finally:
         torch.set_num_threads(n_threads)  # the initialiser also reached settings that all threads share
 
-# %% ../nbs/03a_scoring.ipynb #c0e7015c
+# %% ../nbs/03a_scoring.ipynb #34466be0
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns and negative log-likelihoods of pairs
 
 
@@ -490,7 +498,7 @@ def _score_one_by_one(decoder: Decoder, pairs: Pairs, z: Tensor, batch: Tensor, 
     columns = np.broadcast_to(np.arange(candidates.shape[1]), candidates.shape).ravel()
     return np.repeat(cells, candidates.shape[1]), columns, nll.cpu().double().numpy().ravel()
 
-# %% ../nbs/03a_scoring.ipynb #6225978d
+# %% ../nbs/03a_scoring.ipynb #f0e08820
 def _used_points(pairs: Pairs, pieces: list[np.ndarray], z: Tensor) -> np.ndarray:
     """Row numbers of the candidates of cells (in pieces), neighbours in latent space together."""
     is_used = np.zeros(len(z), dtype=bool)
@@ -521,7 +529,7 @@ def _blocks(
         position[points[rows]] = np.arange(len(profiles))
         yield Block(profiles, nodes, zero_nll(profiles, nodes), position)
 
-# %% ../nbs/03a_scoring.ipynb #a9b30ce9
+# %% ../nbs/03a_scoring.ipynb #43759ea8
 def shared_candidate_nll(
     decoder: Decoder,
     pairs: Pairs,
@@ -543,8 +551,8 @@ def shared_candidate_nll(
     z
         Latent points, on the decoder's device, shape (points, latent_dim).
     max_cells, max_points
-        Most cells in work at a time (on each core), and most points that are decoded at a time; the latter by default
-        as many as bound the memory.
+        Most cells in work at a time (on each core), and most points that are decoded at a time; never more of the
+        latter than bound the memory.
 
     Yields
     ------
@@ -553,7 +561,7 @@ def shared_candidate_nll(
         in nats, up to a constant of each cell, `float64`; each of shape (pairs,). Every candidate comes once.
     """
     labels, n_genes = pairs.data.batch[pairs.index], np.diff(pairs.data.counts.indptr)[pairs.index]
-    most = max_points or max(1, MAX_DECODED // (2 * pairs.data.n_genes))
+    most = max(1, min(max_points or MAX_DECODED, MAX_DECODED // (2 * pairs.data.n_genes)))
     for label in np.unique(labels):
         cells = np.flatnonzero(labels == label)
         cells = cells[np.argsort(n_genes[cells], kind="stable")]  # so that those of a piece have equally many

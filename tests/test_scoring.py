@@ -1,5 +1,7 @@
 """Likelihoods of many pairs: against the formula as it stands, at the limits of its settings, and left as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -215,6 +217,26 @@ def test_several_cores_give_the_same_and_leave_no_trace():
     finally:
         torch.set_num_threads(before)
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-3)
+
+
+def test_a_gene_that_is_stored_twice_or_as_zero():
+    data, vae, z = species(), network(), points()
+    log_library = data.log_library.astype(np.float64)
+    table = np.random.default_rng(2).integers(N_POINTS, size=(N_CELLS, 60))
+    plain = by_pieces(vae, data, log_library, z, table)
+    column = data.counts[:, [3]].toarray()
+    rows = np.arange(N_CELLS)
+    parts = (data.counts - sp.csr_matrix((column[:, 0], (rows, rows * 0 + 3)), data.counts.shape)).tocoo()
+    again = [column[:, 0] - np.minimum(column[:, 0], 1), np.minimum(column[:, 0], 1)]  # two entries, often zeros
+    values = np.concatenate([parts.data, *again]).astype(np.float32)
+    where = [np.concatenate([parts.row, rows, rows]), np.concatenate([parts.col, rows * 0 + 3, rows * 0 + 3])]
+    order = np.argsort(where[0], kind="stable")
+    start = np.concatenate([[0], np.bincount(where[0]).cumsum()])
+    twice = sp.csr_matrix((values[order], where[1][order], start), data.counts.shape)
+    assert not twice.has_canonical_format and twice.nnz > data.counts.nnz
+    ours = by_pieces(vae, replace(data, counts=twice), log_library, z, table)
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-3)
+    assert twice.nnz == len(values)  # the caller's matrix is as it was
 
 
 def test_no_cells_and_no_candidates():
