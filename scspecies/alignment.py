@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .architecture import Representation, SpeciesVAE, VAEOutput, candidate_nll, draw_normal
+from .architecture import Representation, SpeciesVAE, VAEOutput, draw_normal
 from .core import Minibatch, SpeciesData, check_choice
+from .scoring import candidate_nll
 from .training import DEFAULT_BETA, History, Schedule, elbo_terms, fit, learning
 
 # %% ../nbs/05_alignment.ipynb #039d868d
@@ -97,9 +98,14 @@ def best_candidates(vae: SpeciesVAE, cells: Minibatch, log_library: Tensor, anch
         Row numbers of context cells, `int64`, shape (cells,).
     """
     candidates = anchors.candidates[torch.from_numpy(cells.index).to(anchors.candidates.device)]  # (cells, k)
+    n_batches = cells.batch.shape[1]
+    pairs = candidates * n_batches + cells.batch.argmax(dim=1, keepdim=True)  # candidate and batch label in one number
+    points, point_of_pair = pairs.unique(return_inverse=True)
+    row, label = points // n_batches, points % n_batches
     with torch.no_grad():
-        z = draw_normal(anchors.z_mean[candidates], anchors.z_log_std[candidates])  # (cells, k, latent_dim)
-    nll = candidate_nll(vae.decoder, cells.counts, cells.batch, log_library.detach(), z)
+        z = draw_normal(anchors.z_mean[row], anchors.z_log_std[row])  # (points, latent_dim)
+    batch = torch.eye(n_batches, device=z.device)[label]
+    nll = candidate_nll(vae.decoder, cells.counts, log_library.detach(), z, batch, point_of_pair)
     return candidates.gather(1, nll.argmin(dim=1, keepdim=True))[:, 0]
 
 # %% ../nbs/05_alignment.ipynb #edf30762

@@ -8,17 +8,16 @@ __all__ = ['N_LATENT_NEIGHBORS', 'MAX_PAIRS', 'MIN_SCORES', 'Scale', 'cell_score
 
 # %% ../nbs/06_similarity.ipynb #959a8c86
 import warnings
-from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from .architecture import MAX_DECODED, Representation, SpeciesVAE, candidate_nll
-from .core import Minibatch, SpeciesData, check_choice, check_number, minibatches, progress_bar
+from .architecture import Representation, SpeciesVAE
+from .core import SpeciesData, check_choice, check_number, minibatches, progress_bar
 from .neighbors import majority_vote, nearest_neighbors
+from .scoring import Pairs, candidate_nll, shared_candidate_nll
 
 # %% ../nbs/06_similarity.ipynb #064351b0
 def cell_scores(
@@ -51,8 +50,8 @@ def cell_scores(
     context_index
         Row numbers of the context cells to score for each, shape (n, k).
     batch_size, context_batch_size
-        Target cells, and context cells of each, that are decoded at a time; the latter by default as many as
-        bound the memory.
+        Most target cells in work at a time (on each core), and most context cells that are decoded at a time; the
+        latter by default as many as bound the memory.
     device
         Where the network is.
     show_progress
@@ -74,36 +73,33 @@ def cell_scores(
             "Expected `target_ind` of shape (n,) and `context_ind` of shape (n, k), "
             f"found {target_index.shape} and {context_index.shape}."
         )
-    chunk = context_batch_size or max(1, MAX_DECODED // data.n_genes)
-    z_context = torch.from_numpy(context_z).to(device)
+    own = _own_nll(vae, data, target, target_index, batch_size, device)
+    pairs = Pairs(data, target_index, target.l_mean[target_index, 0].astype(np.float64), context_index)
+    z = torch.from_numpy(context_z).to(device)
     scores = np.empty(context_index.shape, dtype=np.float32)
-    done = 0
-    with progress_bar(len(target_index), "similarity", show=show_progress) as bar:
-        for cells in minibatches(data, batch_size, device=device, index=target_index):
-            rows = slice(done, done + len(cells))
-            pieces = _candidate_pieces(z_context, context_index[rows], chunk)
-            scores[rows] = _scores_of_minibatch(vae, cells, target, pieces)
-            done += len(cells)
-            bar.update(len(cells))
+    with progress_bar(scores.size, "similarity", show=show_progress) as bar:
+        limits: Any = {"max_cells": batch_size, "max_points": context_batch_size}
+        for rows, columns, nll in shared_candidate_nll(vae.decoder, pairs, z, **limits):
+            scores[rows, columns] = nll - own[rows]
+            bar.update(len(rows))
     return scores
 
 
-def _candidate_pieces(z: Tensor, index: np.ndarray, chunk: int) -> Iterator[Tensor]:
-    """Latent points of the candidates, at most `chunk` of each cell at a time, shape (cells, chunk, latent_dim)."""
-    for start in range(0, index.shape[1], chunk):
-        yield z[torch.from_numpy(np.ascontiguousarray(index[:, start : start + chunk])).to(z.device)]
-
-
-def _scores_of_minibatch(
-    vae: SpeciesVAE, cells: Minibatch, target: Representation, candidates: Iterator[Tensor]
+def _own_nll(
+    vae: SpeciesVAE,
+    data: SpeciesData,
+    target: Representation,
+    index: np.ndarray,
+    batch_size: int,
+    device: torch.device | str,
 ) -> np.ndarray:
-    """Scores of one minibatch of target cells, shape (cells, candidates)."""
-    place = cells.counts.device
-    log_library = torch.from_numpy(target.l_mean[cells.index]).to(place)
-    own_z = torch.from_numpy(target.z_mean[cells.index]).to(place)[:, None]
-    inputs = (vae.decoder, cells.counts, cells.batch, log_library)
-    own = candidate_nll(*inputs, own_z)  # (cells, 1)
-    return torch.cat([candidate_nll(*inputs, z) - own for z in candidates], dim=1).cpu().numpy()
+    """Negative log-likelihood of target cells under their own latent points, shape (n,)."""
+    pieces = []
+    for cells in minibatches(data, batch_size, device=device, index=index):
+        z, log_library = (torch.from_numpy(values[cells.index]).to(device) for values in (target.z_mean, target.l_mean))
+        own = torch.arange(len(cells), device=device)[:, None]
+        pieces.append(candidate_nll(vae.decoder, cells.counts, log_library, z, cells.batch, own)[:, 0])
+    return torch.cat(pieces).cpu().double().numpy()
 
 # %% ../nbs/06_similarity.ipynb #1407213a
 N_LATENT_NEIGHBORS = 250
@@ -174,7 +170,9 @@ def transfer_labels(
     """
     check_number("top_neigh", top_neigh, low=1, whole=True)
     best = np.argsort(scores, axis=1, kind="stable")[:, :top_neigh]
-    return majority_vote(labels[np.take_along_axis(context_index, best, axis=1)])
+    names, codes = np.unique(labels, return_inverse=True)
+    winner, share = majority_vote(codes[np.take_along_axis(context_index, best, axis=1)])
+    return names[winner], share
 
 # %% ../nbs/06_similarity.ipynb #bfd536ef
 def transfer_table(

@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from scspecies import alignment as alignment_module
+from scspecies.alignment import best_candidates, make_anchors, select_cells
+from scspecies.architecture import SpeciesVAE, VAEConfig, evaluation_mode
+from scspecies.core import minibatch, torch_seed
+from scspecies.likelihood import negative_log_likelihood
 from scspecies.training import encode_cells
 from tiny_models import QUIET, UNSAVED, changed, latents, main_job, prepared_pair, tiny_model, weights
 
@@ -68,6 +73,34 @@ def test_alignment_brings_trusted_cells_to_their_candidates(alignment, tmp_path)
         pulled[eta] = np.linalg.norm(z[1][:, None] - z[0][near], axis=2).min(axis=1).mean()
         pulled[eta] /= z[0].std()
     assert pulled[25] < 0.7 * pulled[0]
+
+
+@pytest.mark.parametrize("dispersion", ["dataset", "batch", "cell"])
+@pytest.mark.parametrize("distribution", ["nb", "zinb"])
+def test_best_candidate_is_that_of_a_loop_and_each_is_decoded_once(distribution, dispersion, tmp_path, monkeypatch):
+    model = main_job(tiny_model(tmp_path, k_neigh=12))
+    context, data = model.context.require_representation(), model.target.data
+    form = {"distribution": distribution, "dispersion": dispersion, "latent_dim": 4}
+    with torch_seed(0):
+        vae = SpeciesVAE(VAEConfig((16,), (8,), (8,), (8, 16), **form), data.n_genes, data.n_batches, range(20), 6.0)
+    candidates, _ = model._candidates()
+    context.z_std[:] = 1e-9  # so that each draw is the mean
+    anchors = make_anchors(context, candidates, np.ones(data.n_cells, bool))
+    cells = select_cells(minibatch(data, np.arange(40)), torch.arange(40) % 3 > 0)
+    sizes = cells.counts.sum(1, keepdim=True).log()
+    decoded = []
+    scored = alignment_module.candidate_nll
+    monkeypatch.setattr(alignment_module, "candidate_nll", lambda *args: decoded.append(len(args[3])) or scored(*args))
+    vae.train()
+    best = best_candidates(vae, cells, sizes, anchors)
+    labels = data.batch[cells.index]
+    assert decoded == [len({(c, b) for row, b in zip(candidates[cells.index], labels, strict=True) for c in row})]
+    assert decoded[0] < best.numel() * 12 and vae.decoder.training
+    with evaluation_mode(vae):
+        for i in range(len(cells)):
+            of_points = vae.decoder(anchors.z_mean[anchors.candidates[cells.index[i]]], cells.batch[[i]])
+            nll = negative_log_likelihood(cells.counts[[i]], of_points, sizes[[i]])
+            assert nll[(anchors.candidates[cells.index[i]] == best[i])] <= nll.min() + 1e-3
 
 
 def no_alignment(model):

@@ -10,12 +10,12 @@ from scspecies.architecture import (
     SpeciesVAE,
     VAEConfig,
     build_activation,
-    candidate_nll,
     evaluation_mode,
     normalize_layer_order,
 )
 from scspecies.core import Minibatch, torch_seed
 from scspecies.likelihood import Decoded, count_log_prob, kl_normal, sparse_nll
+from scspecies.scoring import candidate_nll
 
 SIZES = {"hidden_outer": (12,), "hidden_inner": (8,), "hidden_library": (8,), "hidden_decoder": (8, 12)}
 
@@ -138,11 +138,10 @@ def test_every_order_of_layers_learns_and_compares(order, dispersion):
     assert all(torch.isfinite(p.grad).all() for p in vae.parameters() if p.numel())
     state = {name: value.clone() for name, value in vae.state_dict().items()}
     data, z = cells(), torch.randn(9, 5, 10, generator=torch.Generator().manual_seed(1))
-    nll = candidate_nll(vae.decoder, data.counts, data.batch, data.counts.sum(1, keepdim=True).log(), z)
+    size, candidates = data.counts.sum(1, keepdim=True).log(), torch.arange(45).view(9, 5)
+    nll = candidate_nll(vae.decoder, data.counts, size, z.view(45, 10), data.batch.repeat_interleave(5, 0), candidates)
     alone = [
-        candidate_nll(
-            vae.decoder, data.counts[[i]], data.batch[[i]], data.counts[[i]].sum(1, keepdim=True).log(), z[[i]]
-        )
+        candidate_nll(vae.decoder, data.counts[[i]], size[[i]], z[i], data.batch[[i]], candidates[[0]])
         for i in range(9)
     ]
     torch.testing.assert_close(nll, torch.cat(alone), rtol=1e-4, atol=1e-3)  # a cell does not see its neighbours

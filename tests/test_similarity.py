@@ -8,7 +8,14 @@ import torch
 
 from scspecies.architecture import SpeciesVAE, VAEConfig
 from scspecies.core import SpeciesData, library_prior, torch_seed
-from scspecies.similarity import MIN_SCORES, cell_scores, cell_type_scores, scale_scores, score_mode
+from scspecies.similarity import (
+    MIN_SCORES,
+    cell_scores,
+    cell_type_scores,
+    scale_scores,
+    score_mode,
+    transfer_labels,
+)
 from scspecies.training import encode_cells, fit_context
 
 SIZES = ((16,), (8,), (8,), (8, 16))
@@ -70,6 +77,40 @@ def test_scores_are_those_of_torch_distributions(species, distribution, dispersi
         own = nll_by_torch(vae, data, encoded, cell, encoded.z_mean[cell])
         by_hand = [nll_by_torch(vae, data, encoded, cell, z) - own for z in context_z]
         np.testing.assert_allclose(scores[i], by_hand, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("use_library_encoder", [True, False])
+@pytest.mark.parametrize("dispersion", ["dataset", "batch", "cell"])
+@pytest.mark.parametrize("distribution", ["nb", "zinb"])
+def test_scores_of_many_pairs_are_those_of_torch_distributions(species, distribution, dispersion, use_library_encoder):
+    data = species[1]
+    form = {"distribution": distribution, "dispersion": dispersion, "use_library_encoder": use_library_encoder}
+    with torch_seed(1):
+        vae = SpeciesVAE(VAEConfig(*SIZES, latent_dim=3, **form), 30, 2, range(20), float(data.log_library.mean()))
+    fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=5, batch_size=32, **QUIET)
+    encoded = encode_cells(vae, data)
+    encoded.l_mean[[7, 8]] = [[-3.0], [11.0]]  # a very small and a very large library
+    context_z = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    table = np.random.default_rng(2).integers(6, size=(150, 4))
+    scores = cell_scores(vae, data, encoded, context_z, np.arange(150), table, **QUIET)
+    vae.eval()
+    for cell in [7, 8, 140, 3, 77]:
+        own = nll_by_torch(vae, data, encoded, cell, encoded.z_mean[cell])
+        by_hand = [nll_by_torch(vae, data, encoded, cell, context_z[j]) - own for j in table[cell]]
+        np.testing.assert_allclose(scores[cell], by_hand, rtol=1e-4, atol=1e-3)
+
+
+def test_labels_of_any_type_are_transferred():
+    scores, index = np.array([[2.0, 1.0, 3.0], [1.0, 3.0, 2.0]]), np.array([[0, 1, 2], [3, 0, 1]])
+    for labels in (
+        np.array(["b", "a", "b", "c"]),
+        np.array(["b", "a", "b", "c"], dtype=object),
+        np.array([5, 2, 5, 9]),
+    ):
+        label, share = transfer_labels(scores, index, labels, top_neigh=3)
+        assert label.tolist() == [labels[0], labels[3]]  # a majority; and of a tie, the best
+        np.testing.assert_allclose(share, [2 / 3, 1 / 3])
+        assert transfer_labels(scores, index, labels, top_neigh=1)[0].tolist() == [labels[1], labels[3]]
 
 
 @pytest.mark.parametrize("seed", range(5))
