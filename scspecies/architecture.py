@@ -193,6 +193,11 @@ def _full(values: Tensor) -> Tensor:
     return values.float() if values.dtype == torch.bfloat16 else values
 
 
+def _all_digits(values: Tensor) -> torch.autocast:
+    """Compute products in the block in single precision, whatever was chosen for those of layers."""
+    return torch.autocast(values.device.type, enabled=False)
+
+
 class NormalEncoder(nn.Module):
     """Hidden layers with two heads: mean and log standard deviation of a normal distribution."""
 
@@ -294,23 +299,23 @@ class Decoder(nn.Module):
             One-hot batches, shape (..., batches); broadcast against `z`.
         """
         hidden = self._hidden(z, batch)
-        logits, kept, alpha = (
-            None if head is None else _full(head(hidden)) for head in (self.rho, self.kept, self.alpha)
-        )
-        with torch.autocast(z.device.type, enabled=False):  # sums over genes need all digits
-            return Decoded(_GroupLogSoftmax.apply(logits, self.groups), self._log_alpha(alpha, batch), kept)
+        log_alpha = self._log_alpha(hidden, batch)
+        logits, kept = _full(self.rho(hidden)), None if self.kept is None else _full(self.kept(hidden))
+        with _all_digits(z):
+            return Decoded(_GroupLogSoftmax.apply(logits, self.groups), log_alpha, kept)
 
     def _hidden(self, z: Tensor, batch: Tensor) -> Tensor:
         """Last hidden layer, shape (..., width); batch normalisation wants one leading dimension."""
         inputs = torch.cat([z, batch.expand(*z.shape[:-1], -1)], dim=-1)
         return self.layers(inputs.reshape(-1, inputs.shape[-1])).reshape(*z.shape[:-1], -1)
 
-    def _log_alpha(self, predicted: Tensor | None, batch: Tensor) -> Tensor:
+    def _log_alpha(self, hidden: Tensor, batch: Tensor) -> Tensor:
         """Log inverse dispersion, in a shape that broadcasts to (..., genes)."""
-        if predicted is not None:
-            return predicted.clamp(*LOG_ALPHA_LIMITS)
+        if self.alpha is not None:
+            return _full(self.alpha(hidden)).clamp(*LOG_ALPHA_LIMITS)
         log_alpha = self.log_alpha.clamp(*LOG_ALPHA_LIMITS)
-        return batch @ log_alpha if len(log_alpha) > 1 else log_alpha[0]
+        with _all_digits(batch):
+            return batch @ log_alpha if len(log_alpha) > 1 else log_alpha[0]
 
 # %% ../nbs/03_architecture.ipynb #d3127e6c
 @dataclass(frozen=True, eq=False)
