@@ -95,13 +95,31 @@ def _dropped_odds(kept_logit: Tensor) -> Tensor:
     """Odds that a count is dropped."""
     return kept_logit.neg().clamp_(max=_LARGEST_EXPONENT).exp_()
 
+# %% ../nbs/02a_likelihood.ipynb #b2b3969b
+_HALF_LOG_2_PI = 0.9189385332046727
+
+
+def _log_gamma(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of the Gamma function of values above 0, and its derivative."""
+    if v.dtype == torch.float64:  # the series is good for single precision only
+        return torch.lgamma(v), torch.digamma(v)
+    outer = v * (v + 3)
+    product = outer * (outer + 2)  # v (v + 1) (v + 2) (v + 3)
+    y = v + 4
+    log_y, r = y.log(), y.reciprocal()
+    r2 = r * r
+    log_gamma = (y - 0.5) * log_y - y + (_HALF_LOG_2_PI + r * (1 / 12 - r2 * (1 / 360 - r2 / 1260))) - product.log()
+    digamma = log_y - r / 2 - r2 * (1 / 12 - r2 * (1 / 120 - r2 / 252)) - (2 * v + 3) * (2 * outer + 2) / product
+    return log_gamma, digamma
+
 # %% ../nbs/02a_likelihood.ipynb #66247450
 def _positive_terms(x: Tensor, t: Tensor, alpha: Tensor, kept_logit: Tensor | None) -> tuple[Tensor, ...]:
     """What `_zero_terms` gives, for counts `x` above zero; all one-dimensional."""
     softplus, total = F.softplus(t), x + alpha
-    log_prob = torch.lgamma(total) - torch.lgamma(alpha) - torch.lgamma(x + 1) - total * softplus + x * t
+    (log_gamma, digamma), (log_gamma_alpha, digamma_alpha) = _log_gamma(total), _log_gamma(alpha)
+    log_prob = log_gamma - log_gamma_alpha - torch.lgamma(x + 1) - total * softplus + x * t
     by_mean = x - total * t.sigmoid()
-    by_alpha = alpha * (torch.digamma(total) - torch.digamma(alpha) - softplus) - by_mean
+    by_alpha = alpha * (digamma - digamma_alpha - softplus) - by_mean
     if kept_logit is None:
         return log_prob, by_mean, by_alpha
     return log_prob + F.logsigmoid(kept_logit), by_mean, by_alpha, torch.sigmoid(-kept_logit)
@@ -125,12 +143,12 @@ class _CountLogLikelihood(torch.autograd.Function):
         dense = _zero_terms(t, alpha, kept_logit)
 
         def at_nonzero(values: Tensor) -> Tensor:
-            return values.expand_as(t).reshape(-1)[nonzero]
+            return values.expand_as(t).reshape(-1).index_select(0, nonzero)
 
         kept = None if kept_logit is None else at_nonzero(kept_logit)
         sparse = _positive_terms(at_nonzero(counts), at_nonzero(t), at_nonzero(alpha), kept)
         for everywhere, values in zip(dense, sparse, strict=True):
-            everywhere.view(-1)[nonzero] = values
+            everywhere.view(-1).index_copy_(0, nonzero, values)
         log_prob, *gradients = dense
         ctx.save_for_backward(*gradients)
         ctx.alpha_shape = log_alpha.shape
