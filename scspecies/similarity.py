@@ -269,7 +269,8 @@ def _rows_by_label(labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _draw_rows(cells: np.ndarray, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw `n` times `size` different `cells` (all, where there are fewer), shape (n, size)."""
+    """Draw `n` times `size` different `cells` (all, where there are fewer), `int32`, shape (n, size)."""
+    cells = cells.astype(np.int32)  # the largest array of all
     if len(cells) <= size:
         return np.tile(cells, (n, 1))
     return np.stack([rng.choice(cells, size, replace=False) for _ in range(n)])
