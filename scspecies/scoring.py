@@ -27,12 +27,12 @@ from .core import SpeciesData, one_hot
 
 # %% ../nbs/03a_scoring.ipynb #44b3683c
 MAX_DECODED = 2**25  # decoded values (points x genes x parameters) that are in memory at a time
-CACHE_VALUES = 2**17  # values that a processor's core works on at a time
+CACHE_VALUES = 2**19  # values to work on at a time: few enough for a cache, and worth the way through the interpreter
 
 
 def _chunk(device: torch.device) -> int:
     """Values to work on at a time."""
-    return CACHE_VALUES * torch.get_num_threads() if device.type == "cpu" else MAX_DECODED // 8
+    return CACHE_VALUES if device.type == "cpu" else MAX_DECODED // 8
 
 
 def _decoded_together(device: torch.device, n_genes: int) -> int:
