@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab outputs export readme format docs clean
+.PHONY: help demo test lab outputs bench export readme format docs clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,7 @@ help:  ## list the commands
 	@echo "make test      all checks, from exported modules to the test suite"
 	@echo "make lab       JupyterLab on the notebooks"
 	@echo "make outputs   run all notebooks and save their outputs (NOTEBOOKS=nbs/00_core.ipynb SLOW=1 WORKERS=4)"
+	@echo "make bench     compare speed and memory with the reference package (BENCH=\"--repeats 1 --parts pairs\")"
 	@echo "make export    write the modules from the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
 	@echo "make format    format notebooks, scripts and tests, then export"
@@ -82,6 +83,9 @@ lab: $(VENV)/.installed-dev
 
 outputs: $(VENV)/.installed-dev
 	@$(BIN)/python scripts/notebooks.py --workers $(WORKERS) $(if $(SLOW),--slow) $(NOTEBOOKS)
+
+bench: $(VENV)/.installed-dev
+	@$(BIN)/python benchmarks/compare.py $(BENCH)
 
 export: $(VENV)/.installed-dev
 	@$(BIN)/nbdev_export

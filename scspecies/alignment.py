@@ -109,8 +109,9 @@ Alignment = Literal["inter", "latent"]
 def select_cells(cells: Minibatch, chosen: Tensor) -> Minibatch:
     """The cells of a minibatch where `chosen` (bool, shape (cells,)) is true."""
     rows = chosen.cpu().numpy()
-    tensors = (cells.counts, cells.batch, cells.library_mean, cells.library_std)
-    return Minibatch(cells.index[rows], *(values[chosen] for values in tensors))
+    counts = cells.counts[chosen]
+    others = (values[chosen] for values in (cells.batch, cells.library_mean, cells.library_std))
+    return Minibatch(cells.index[rows], counts, counts.reshape(-1).nonzero()[:, 0], *others)
 
 
 def alignment_term(
@@ -174,7 +175,7 @@ def fit_target(
     beta, eta
         Weights of the Kullback-Leibler and the alignment term in each epoch of this fit.
     options
-        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `history`, `description`, `show_progress`.
+        Of `fit`: `epochs`, `batch_size`, `seed`, `device`, `precision`, `history`, `description`, `show_progress`.
 
     Returns
     -------

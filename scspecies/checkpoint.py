@@ -152,7 +152,20 @@ def new_state(
     """Make a network for `data` with fresh weights (from PyTorch's random state), and its optimiser."""
     log_library_mean = float(data.log_library.mean())
     vae = SpeciesVAE(config, data.n_genes, data.n_batches, homologous.tolist(), log_library_mean).eval().to(device)
-    return SpeciesState(vae, optimizer_class(vae.parameters()))
+    optimizer = optimizer_class(vae.parameters())
+    _use_fused_form(optimizer, device)
+    return SpeciesState(vae, optimizer)
+
+
+def _use_fused_form(optimizer: torch.optim.Optimizer, device: torch.device | str) -> None:
+    """Let Adam take its fused form where the device has it, and the choice was left open."""
+    has_it = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) and torch.device(device).type in (
+        "cpu",
+        "cuda",
+    )
+    for group in optimizer.param_groups:
+        if has_it and group["fused"] is None and group["foreach"] is None:
+            group["fused"] = True
 
 # %% ../nbs/04a_checkpoint.ipynb #96a42a46
 def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -252,6 +265,9 @@ def unpack_state(
     if saved_name != name:
         raise ValueError(f"Expected the optimiser {saved_name} of the checkpoint, found {name}.")
     state.vae.load_state_dict(weights)
+    fused = {k: v for k, v in state.optimizer.param_groups[0].items() if k == "fused"}  # as this device has it
     state.optimizer.load_state_dict(_unpack_optimizer(record["optimizer"], subset(tensors, "optimizer.")))
+    for group in state.optimizer.param_groups:
+        group.update(fused)
     state.history, state.aligned_to = record["history"], record["aligned_to"]
     return state

@@ -362,6 +362,8 @@ class Minibatch:
         Row numbers of the cells in the dataset, NumPy `int64`, shape (b,).
     counts
         Counts, `float32`, shape (b, genes).
+    nonzero
+        Where they are not zero: positions in the flattened counts, `int64`, shape (n,).
     batch
         One-hot batch, `float32`, shape (b, batches).
     library_mean, library_std
@@ -370,6 +372,7 @@ class Minibatch:
 
     index: np.ndarray
     counts: Tensor
+    nonzero: Tensor
     batch: Tensor
     library_mean: Tensor
     library_std: Tensor
@@ -384,9 +387,15 @@ def minibatch(data: SpeciesData, index: np.ndarray, device: torch.device | str =
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(device)
 
+    rows = data.counts[index]
+    row_starts = np.arange(len(index), dtype=np.int64) * data.n_genes
+    nonzero = on_device(np.repeat(row_starts, np.diff(rows.indptr)) + rows.indices)
+    counts = torch.zeros(rows.shape, device=device)
+    counts.view(-1)[nonzero] = on_device(rows.data)  # on a GPU, only what is not zero travels there
     return Minibatch(
         index=index,
-        counts=on_device(data.counts[index].toarray()),
+        counts=counts,
+        nonzero=nonzero,
         batch=on_device(one_hot(data.batch[index], data.n_batches)),
         library_mean=on_device(data.library_mean[index, None]),
         library_std=on_device(data.library_std[index, None]),

@@ -54,8 +54,9 @@ def _removed_table(rows: Sequence[tuple[str, str, str, int]]) -> pd.DataFrame:
 
 def _small_groups(groups: np.ndarray, kept: np.ndarray, minimum: int) -> list[tuple[str, int]]:
     """Names and sizes of the groups that have some, but fewer than `minimum`, kept cells."""
-    names, sizes = np.unique(groups[kept], return_counts=True)
-    return [(str(name), int(size)) for name, size in zip(names, sizes, strict=True) if size < minimum]
+    codes, names = pd.factorize(groups, sort=True)
+    sizes = np.bincount(codes[kept], minlength=len(names))
+    return [(str(name), int(size)) for name, size in zip(names, sizes, strict=True) if 0 < size < minimum]
 
 
 def filter_cells(
@@ -146,6 +147,22 @@ def report_removal(removed: pd.DataFrame, n_cells: int, name: str, filters: Filt
     else:
         _logger.info(text)
 
+# %% ../nbs/01b_filtering.ipynb #5ba11e5801
+_PIECE = 2**13  # cells whose numbers are in memory a second time
+
+
+def _gene_sums(counts: sp.csr_matrix, highest: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of each gene's counts and of their squares, counts cut at `highest`; `float64`, both of shape (genes,)."""
+    total, squares = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
+    for start in range(0, counts.shape[0], _PIECE):
+        first, end = counts.indptr[[start, min(start + _PIECE, counts.shape[0])]]
+        genes, values = counts.indices[first:end], counts.data[first:end].astype(np.float64)
+        if highest is not None:
+            values = np.minimum(values, highest[genes])
+        total += np.bincount(genes, values, minlength=len(total))
+        squares += np.bincount(genes, values**2, minlength=len(total))
+    return total, squares
+
 # %% ../nbs/01b_filtering.ipynb #184068dc
 def standardized_variance(counts: sp.csr_matrix) -> np.ndarray:
     """Variance of each gene's counts, in units of what is usual at its mean.
@@ -165,39 +182,47 @@ def standardized_variance(counts: sp.csr_matrix) -> np.ndarray:
     Stuart et al., Comprehensive integration of single-cell data, Cell 2019, doi 10.1016/j.cell.2019.05.031.
     """
     n_cells = counts.shape[0]
-    counts = counts.tocsc().astype(np.float64)
-    mean = np.asarray(counts.mean(axis=0)).ravel()
-    variance = np.asarray(counts.power(2).mean(axis=0)).ravel() - mean**2
+    mean, squares = (total / n_cells for total in _gene_sums(counts))
+    variance = squares - mean**2
     varies = variance > 1e-12
     if varies.sum() < 2:
         return varies.astype(float)
     std = np.full(len(mean), np.inf)
     std[varies] = np.sqrt(_usual_variance(mean[varies], variance[varies]))
-    highest = mean + np.sqrt(n_cells) * std
-    counts.data = np.minimum(counts.data, np.repeat(highest, np.diff(counts.indptr)))
-    total, squares = (np.asarray(power.sum(axis=0)).ravel() for power in (counts, counts.power(2)))
+    total, squares = _gene_sums(counts, highest=mean + np.sqrt(n_cells) * std)
     return (squares - 2 * mean * total + n_cells * mean**2) / (n_cells * std**2)
 
 
 def _usual_variance(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """The trend of variance against mean, at each gene's mean; both are above 0."""
-    x, y = np.log10(mean), np.log10(variance)
-    grid = np.linspace(x.min(), x.max(), 301)
-    return 10 ** np.interp(x, grid, [_local_quadratic(x, y, at) for at in grid])
+    order = np.argsort(mean)
+    x, y = np.log10(mean[order]), np.log10(variance[order])
+    grid = np.linspace(x[0], x[-1], 301)
+    return 10 ** np.interp(np.log10(mean), grid, [_local_quadratic(x, y, at) for at in grid])
 
 
 def _local_quadratic(x: np.ndarray, y: np.ndarray, at: float) -> float:
-    """Value at `at` of the parabola through the nearest 30 % of the points, the nearer the heavier (tricube)."""
-    distance = np.abs(x - at)
+    """Value at `at` of the parabola through the nearest 30 % of the points, the nearer the heavier (tricube).
+
+    The points are sorted by `x`.
+    """
     n_near = max(math.ceil(0.3 * len(x)), min(len(x), 10))
-    width = 1.001 * np.partition(distance, n_near - 1)[n_near - 1] + 1e-9
-    weight = 1 - (distance / width) ** 3
-    near = weight > 0
-    degree = min(2, len(np.unique(x[near])) - 1)
-    # polyfit squares its weights, and tricube is the third power
-    return float(np.polyfit(x[near] - at, y[near], max(degree, 0), w=weight[near] ** 1.5)[-1])
+    reach = np.maximum(at - x[: len(x) - n_near + 1], x[n_near - 1 :] - at)  # of each run of `n_near` points
+    width = 1.001 * reach.min() + 1e-9
+    near = slice(*np.searchsorted(x, [at - width, at + width]))
+    step = (x[near] - at) / width
+    weight = 1 - np.abs(step) ** 3
+    degree = min(2, int(np.count_nonzero(np.diff(step))))
+    # the squares of these are weighted by tricube, the third power of `weight`
+    powers = np.vander(step, degree + 1, increasing=True) * weight[:, None] ** 1.5
+    return float(np.linalg.lstsq(powers, y[near] * weight**1.5)[0][0])
 
 # %% ../nbs/01b_filtering.ipynb #a4b65cd8
+def _cells(counts: sp.csr_matrix, rows: np.ndarray) -> sp.csr_matrix:
+    """The ascending `rows` of `counts`; `counts` itself, not a copy, where these are all."""
+    return counts if len(rows) == counts.shape[0] else counts[rows]
+
+
 def choose_genes(counts: sp.csr_matrix, batch: np.ndarray, n_top_genes: int | None = None) -> np.ndarray:
     """Find the genes that have counts and, if asked to, vary most.
 
@@ -218,13 +243,15 @@ def choose_genes(counts: sp.csr_matrix, batch: np.ndarray, n_top_genes: int | No
     kept = counts.getnnz(axis=0) > 0
     if n_top_genes is None or n_top_genes >= kept.sum():
         return kept
-    expressed = counts[:, kept]
-    scores = [standardized_variance(expressed[batch == name]) for name in np.unique(batch)]
-    ranks = np.argsort(np.argsort(-np.stack(scores), axis=1, kind="stable"), axis=1)  # 0 is best, (batches, genes)
+    codes, names = pd.factorize(batch)
+    cells = [np.flatnonzero(codes == code) for code in range(len(names))]
+    scores = np.stack([standardized_variance(_cells(counts, rows)) for rows in cells])[:, kept]
+    ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)  # 0 is best, (batches, genes)
     in_batches = (ranks < n_top_genes).sum(axis=0)
     best = np.lexsort((np.median(ranks, axis=0), -in_batches))[:n_top_genes]
-    kept[kept] = np.isin(np.arange(expressed.shape[1]), best)
-    return kept
+    chosen = np.zeros(len(kept), dtype=bool)
+    chosen[np.flatnonzero(kept)[best]] = True
+    return chosen
 
 # %% ../nbs/01b_filtering.ipynb #a6ec242c
 def select_cells_and_genes(
@@ -257,19 +284,21 @@ def select_cells_and_genes(
     removed
         A row for each removed group of cells or genes.
     """
-    rows, tables = np.arange(counts.shape[0]), []
+    rows, remaining, tables = np.arange(counts.shape[0]), counts, []
+    chosen = np.zeros(counts.shape[1], dtype=bool)
     while len(rows):
         types = None if labels is None else labels[rows]
-        kept, removed = filter_cells(counts[rows], batch[rows], types, filters=filters)
-        rows = rows[kept]
+        kept, removed = filter_cells(remaining, batch[rows], types, filters=filters)
+        rows, remaining = rows[kept], _cells(remaining, np.flatnonzero(kept))
         tables.append(removed)
-        genes = np.flatnonzero(choose_genes(counts[rows], batch[rows], n_top_genes)) if len(rows) else rows
-        empty = counts[rows][:, genes].getnnz(axis=1) == 0
+        chosen = choose_genes(remaining, batch[rows], n_top_genes)
+        empty = remaining @ chosen.astype(np.float32) == 0  # no count is negative, so only a sum of none is 0
         if not empty.any():
             break
         tables.append(_removed_table([("cells", "no counts in the chosen genes", "", int(empty.sum()))]))
-        rows = rows[~empty]
-    expressed = int((counts[rows].getnnz(axis=0) > 0).sum())
+        rows, remaining = rows[~empty], _cells(remaining, np.flatnonzero(~empty))
+    genes = np.flatnonzero(chosen) if len(rows) else rows
+    expressed = int((remaining.getnnz(axis=0) > 0).sum())
     gene_rows = [("no counts", counts.shape[1] - expressed), ("n_top_genes", expressed - len(genes))]
     tables.append(_removed_table([("genes", reason, "", n) for reason, n in gene_rows if n]))
     return rows, genes, pd.concat(tables, ignore_index=True)

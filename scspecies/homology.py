@@ -53,13 +53,17 @@ def _pairs_of_classes(table: pd.DataFrame, context_taxon: int, target_taxon: int
 
 # %% ../nbs/01a_homology.ipynb #b89caf8e
 def _read_table(path: str | Path) -> pd.DataFrame:
-    """Read a text table, separated by tabs or commas as its header line is."""
+    """Read a text table, separated by tabs or commas as its header line is; of MGI's layout the columns needed."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"Expected an orthologue table at `{path}`, found no such file.")
     with path.open(encoding="utf-8") as lines:
         separator = "\t" if "\t" in lines.readline() else ","
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "index_col": False}
+    needed = [_CLASS, _TAXON, _SYMBOL]
+    if set(needed) <= set(pd.read_csv(path, nrows=0, **options).columns):
+        options["usecols"] = needed
+    return pd.read_csv(path, **options)
 
 
 def read_orthologues(table: str | Path | pd.DataFrame, context_taxon: int, target_taxon: int) -> pd.DataFrame:
@@ -266,7 +270,10 @@ _VERSION = r"^(ENS[A-Z]*\d{11})\.\d+$"
 
 def _without_version(genes: Iterable[str]) -> pd.Series:
     """Gene names; Ensembl identifiers without their version."""
-    return pd.Series(np.asarray(list(genes), dtype=str), dtype=object).str.replace(_VERSION, r"\1", regex=True)
+    names = pd.Series(np.asarray(list(genes), dtype=str), dtype=object)
+    stable = names[names.str.startswith("ENS")]
+    names[stable.index] = stable.str.replace(_VERSION, r"\1", regex=True)
+    return names
 
 # %% ../nbs/01a_homology.ipynb #b5e231b1
 def orthologue_pairs(
@@ -320,17 +327,20 @@ CATEGORIES = ("one_to_one", "absent", "one_to_many", "many_to_one", "many_to_man
 
 def _relations(pairs: pd.DataFrame) -> pd.DataFrame:
     """Per target gene of `pairs`: its category within the table, and its partners in a row."""
-    lines = pairs[_SIDES].drop_duplicates()
-    n_partners = lines.groupby("target")["context"].transform("size")
-    contested = lines.groupby("context")["target"].transform("size") > 1
-    contested = contested.groupby(lines["target"]).transform("any")
+    (context, contexts), (target, targets) = (pd.factorize(pairs[side]) for side in _SIDES)
+    first = ~pd.Series(target * len(contexts) + context).duplicated().to_numpy()  # a line may stand there twice
+    order = np.argsort(target[first], kind="stable")
+    context, target = context[first][order], target[first][order]  # the lines, target by target
+    n_partners = np.bincount(target)
+    contested = np.bincount(target, np.bincount(context)[context] > 1) > 0
     names = np.array([["one_to_one", "many_to_one"], ["one_to_many", "many_to_many"]], dtype=object)
-    category = pd.Series(names[(n_partners > 1).astype(int), contested.astype(int)], index=lines.index)
-    alone = n_partners == 1
-    several = lines[~alone].groupby("target")["context"].agg(", ".join)
-    partners = pd.concat([lines[alone].set_index("target")["context"], several])
-    result = pd.DataFrame({"category": category.to_numpy()}, index=lines["target"].to_numpy())
-    return result[~result.index.duplicated()].join(partners.rename("partners"))
+    lines = np.asarray(contexts, dtype=object)[context]
+    end = np.cumsum(n_partners)
+    partners = lines[end - n_partners]
+    for gene in np.flatnonzero(n_partners > 1):
+        partners[gene] = ", ".join(lines[end[gene] - n_partners[gene] : end[gene]])
+    category = names[(n_partners > 1).astype(int), contested.astype(int)]
+    return pd.DataFrame({"category": category, "partners": partners}, index=targets)
 
 # %% ../nbs/01a_homology.ipynb #63c4119e
 _MEANING = {
@@ -380,7 +390,7 @@ def _table_names(genes: Iterable[str], pairs: pd.DataFrame, side: str) -> pd.Ser
     names = _without_version(genes)
     if f"{side}_id" not in pairs:
         return names
-    known = pairs.dropna(subset=[f"{side}_id"]).drop_duplicates(f"{side}_id")
+    known = pairs.loc[pairs[f"{side}_id"].isin(names), [f"{side}_id", side]].dropna().drop_duplicates(f"{side}_id")
     return names.map(known.set_index(f"{side}_id")[side]).fillna(names)
 
 

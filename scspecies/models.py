@@ -75,7 +75,7 @@ from scspecies.similarity import (
     transfer_labels,
     transfer_table,
 )
-from .training import Schedule, encode_cells, fit_context
+from .training import Precision, Schedule, encode_cells, fit_context
 from .uncertainty import infer_changes
 
 # %% ../nbs/09_models.ipynb #c50d4437
@@ -207,6 +207,7 @@ class _Model:
     directory: Path
     mdata: mu.MuData
     random_seed: int
+    precision: Precision
     context: Species
     target: Species
     alignment: AlignmentSettings
@@ -351,6 +352,7 @@ class _Training(_Checkpoints):
             "batch_size": species.settings.batch_size,
             "seed": derive_seed(self.random_seed, "fit", species.role, species.state.epochs),
             "device": self.device,
+            "precision": self.precision,
             "history": species.state.history,
             "description": f"train {species.key}",
             "show_progress": show_progress,
@@ -1097,6 +1099,9 @@ class scSpecies(_Comparison):  # noqa: N801 (the published name)
         The same for the target.
     eta_start, eta_max, eta_epochs_raise
         The same for the weight of the alignment term.
+    precision
+        Digits of the matrix products in training: 'float32', 'tf32' or 'bf16', see
+        `scspecies.training.product_precision`.
 
     Attributes
     ----------
@@ -1157,11 +1162,14 @@ class scSpecies(_Comparison):  # noqa: N801 (the published name)
         eta_start: float = 10,
         eta_max: float = 25,
         eta_epochs_raise: int = 10,
+        *,
+        precision: Precision = "float32",
     ):
+        check_choice("precision", precision, get_args(Precision))
         check_number("random_seed", random_seed, whole=True)
         check_number("b_s", b_s, low=1, whole=True)
         self.device, self.directory = resolve_device(device), Path(directory)
-        self.mdata, self.random_seed = mdata, random_seed
+        self.mdata, self.random_seed, self.precision = mdata, random_seed, precision
         self.alignment = AlignmentSettings(
             alignment, k_neigh, top_percent, Schedule(eta_start, eta_max, eta_epochs_raise)
         )

@@ -24,7 +24,8 @@ import mudata as mu
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.decomposition import TruncatedSVD
+from scipy.sparse.linalg import LinearOperator, svds
+from threadpoolctl import threadpool_limits
 from sklearn.preprocessing import normalize
 
 from scspecies.core import (
@@ -42,7 +43,7 @@ from scspecies.core import (
 )
 from .filtering import Filters, report_removal, select_cells_and_genes
 from .homology import OrthologueReport, orthologue_pairs, translate
-from .neighbors import Metric, majority_vote, nearest_neighbors
+from .neighbors import Method, Metric, majority_vote, nearest_neighbors
 
 # %% ../nbs/02_preprocessing.ipynb #64c13140
 _logger = logging.getLogger(__name__)
@@ -81,6 +82,19 @@ def _dataset_counts(adata: ad.AnnData, layer: str | None, name: str) -> sp.csr_m
 
 # %% ../nbs/02_preprocessing.ipynb #ddcc9605
 REMOVED = "removed"  # key in `uns` of the table of removed cells and genes
+
+
+def _without_counts(adata: ad.AnnData) -> ad.AnnData:
+    """All of a dataset but `X`; shares memory with it."""
+    parts = {name: getattr(adata, name) for name in ("obs", "var", "uns", "obsm", "varm", "obsp", "varp", "layers")}
+    return ad.AnnData(None, raw=adata.raw, **parts)
+
+
+def _part(counts: sp.csr_matrix, rows: np.ndarray, genes: np.ndarray) -> sp.csr_matrix:
+    """A copy of ascending `rows` and `genes`, made in one step where one of them is all there are."""
+    if len(genes) == counts.shape[1]:
+        return counts.copy() if len(rows) == counts.shape[0] else counts[rows]
+    return (counts if len(rows) == counts.shape[0] else counts[rows])[:, genes]
 
 
 def _encode_batches(adata: ad.AnnData, key: str, batch: np.ndarray) -> list[str]:
@@ -159,8 +173,8 @@ def prepare_dataset(
     rows, genes, removed = select_cells_and_genes(counts, batch, labels, filters=filters, n_top_genes=n_top_genes)
     report_removal(removed, adata.n_obs, name, filters)
 
-    prepared = adata[rows, genes].copy()
-    prepared.X = counts[rows][:, genes]
+    prepared = _without_counts(adata)[rows, genes].copy()
+    prepared.X = _part(counts, rows, genes)
     if cell_key is not None and labels is not None:
         prepared.obs[cell_key] = pd.Categorical(labels[rows])
     record: dict[str, Any] = {"name": name, "role": role, "batch_key": batch_key, "cell_key": cell_key or KEYS.unknown}
@@ -171,18 +185,50 @@ def prepare_dataset(
 # %% ../nbs/02_preprocessing.ipynb #a0cbce91
 Matching = Literal["centered", "reference"]
 N_COMPONENTS = 20
+_PIECE = 2**13  # target cells whose profiles are being made at a time
 
 
 def _directions(counts: sp.csr_matrix, depth: float, log1p: bool) -> sp.csr_matrix:
-    """Counts at a common depth, logged if asked to, each cell scaled to length 1."""
-    scaled = normalize(counts.astype(np.float64), norm="l1") * depth
-    return normalize(scaled.log1p() if log1p else scaled)
+    """Counts at a common depth, logged if asked to, each cell scaled to length 1; `float64`."""
+    directions = sp.csr_matrix((counts.data.astype(np.float64), counts.indices, counts.indptr), shape=counts.shape)
+    normalize(directions, norm="l1", copy=False)
+    directions.data *= depth
+    if log1p:
+        np.log1p(directions.data, out=directions.data)
+    return normalize(directions, copy=False)
 
 
 def _group_sizes(labels: np.ndarray) -> np.ndarray:
     """For each cell, the number of cells with its label, shape (cells,)."""
-    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    return sizes[codes]
+    codes, _ = pd.factorize(labels)
+    return np.bincount(codes)[codes]
+
+
+def _leading_axes(directions: sp.csr_matrix, weight: np.ndarray) -> np.ndarray:
+    """First right singular vectors of `directions`, rows times `weight`, shape (genes, at most `N_COMPONENTS`)."""
+    weighted = LinearOperator(
+        directions.shape,
+        matvec=lambda gene_values: weight * (directions @ np.ravel(gene_values)),
+        rmatvec=lambda cell_values: directions.T @ (weight * np.ravel(cell_values)),
+        dtype=np.float64,
+    )
+    start = np.random.default_rng(0).uniform(-1, 1, min(directions.shape))
+    number = min(N_COMPONENTS, directions.shape[0] - 1)
+    with threadpool_limits(1, user_api="blas"):  # more threads than one only wait for each other here
+        _, strength, axes = svds(weighted, number, v0=start, return_singular_vectors="vh")
+    order = np.argsort(-strength)
+    return axes[order[strength[order] > 1e-6 * strength.max()]].T
+
+# %% ../nbs/02_preprocessing.ipynb #5ba11e5902
+def _check_spread(profiles: np.ndarray, minimum: int, side: str, n_genes: int) -> None:
+    """Raise `ValueError` unless centred profiles, of cells of length 1, extend in `minimum` directions."""
+    variances = np.linalg.eigvalsh(profiles.T @ profiles / len(profiles))
+    if (number := int((variances > 1e-12).sum())) < minimum:
+        raise ValueError(
+            f"Expected {side} cells that differ in at least {minimum} direction{'s' if minimum > 1 else ''} on the "
+            f"{n_genes:,} shared genes, found {number} ({len(profiles):,} cells). Pass more cells, or look for a table "
+            "of orthologues that knows more genes."
+        )
 
 
 def comparable_profiles(
@@ -208,21 +254,32 @@ def comparable_profiles(
     -------
     context_profiles, target_profiles
         Scores on the first `N_COMPONENTS` directions of the context, `float64`, shapes (context cells, components)
-        and (target cells, components); on the genes themselves where there are not more than that.
+        and (target cells, components); on the genes themselves where there are not more than that. Directions in which
+        no context cell extends are left out.
+
+    Raises
+    ------
+    ValueError
+        The context's cells differ in fewer than two directions, or the target's in none: there is nothing to compare.
     """
-    depth = float(np.median(np.concatenate([np.ravel(x.sum(axis=1)) for x in (context_counts, target_counts)])))
-    context, target = (_directions(counts, max(depth, 1), log1p) for counts in (context_counts, target_counts))
-    means = [np.ravel(directions.mean(axis=0)) for directions in (context, target)]
-    if context.shape[1] <= N_COMPONENTS:
-        return context.toarray() - means[0], target.toarray() - means[1]
-    weight = np.ones(context.shape[0]) if context_labels is None else _group_sizes(context_labels) ** -0.5
-    svd = TruncatedSVD(min(N_COMPONENTS, context.shape[0] - 1), algorithm="arpack", random_state=0)
-    with np.errstate(invalid="ignore", divide="ignore"):  # of explained shares, where all cells are the same
-        axes = svd.fit(sp.diags(weight) @ context).components_.T
-    return context @ axes - means[0] @ axes, target @ axes - means[1] @ axes
+    n_cells, n_genes = context_counts.shape
+    depth = max(1, np.median(np.concatenate([np.ravel(x.sum(axis=1)) for x in (context_counts, target_counts)])))
+    context = _directions(context_counts, depth, log1p)
+    if n_genes <= N_COMPONENTS or n_cells < 3:
+        axes = np.eye(n_genes)
+    else:
+        axes = _leading_axes(
+            context, np.ones(n_cells) if context_labels is None else _group_sizes(context_labels) ** -0.5
+        )
+    pieces = (target_counts[start : start + _PIECE] for start in range(0, target_counts.shape[0], _PIECE))
+    profiles = context @ axes, np.vstack([_directions(piece, depth, log1p) @ axes for piece in pieces])
+    for values, minimum, side in zip(profiles, (2, 1), ("context", "target"), strict=True):
+        values -= values.mean(axis=0)
+        _check_spread(values, minimum, side, n_genes)
+    return profiles
 
 # %% ../nbs/02_preprocessing.ipynb #d146e4ab
-NEIGHBOR_OPTIONS = ("n_neighbors", "metric", "block_size", "device", "show_progress")
+NEIGHBOR_OPTIONS = ("n_neighbors", "metric", "method", "block_size", "device", "show_progress")
 
 
 def data_level_neighbors(
@@ -251,7 +308,7 @@ def data_level_neighbors(
     n_neighbors
         How many neighbours; all context cells where there are fewer.
     **options
-        `metric`, `block_size`, `device` and `show_progress` of `neighbors.nearest_neighbors`.
+        `metric`, `method`, `block_size`, `device` and `show_progress` of `neighbors.nearest_neighbors`.
 
     Returns
     -------
@@ -259,8 +316,18 @@ def data_level_neighbors(
         Row numbers of context cells, nearest first, `int64`, shape (target cells, n_neighbors).
     distances
         Their distances, `float32`, of the same shape.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two shared genes, or the cells do not differ in them.
     """
     check_choice("matching", matching, get_args(Matching))
+    if context_counts.shape[1] < 2:
+        raise ValueError(
+            f"Expected at least 2 shared genes to compare cells by, found {context_counts.shape[1]}. "
+            "Look for a table of orthologues that knows more genes."
+        )
     if matching == "centered":
         context, target = comparable_profiles(context_counts, target_counts, context_labels, log1p=log1p)
     else:
@@ -318,13 +385,14 @@ def vote(
         Rank of confidence inside the label, 0 (best) to below 1, shape (target cells,).
     """
     voters = indices[:, :N_VOTES]
-    weights = _group_sizes(context_labels)[voters] ** -0.5 if balanced else None
-    labels, share = majority_vote(context_labels[voters], weights)
-    rank = rank_within_labels(labels, share)
+    codes, names = pd.factorize(context_labels, sort=True)
+    weights = _group_sizes(codes)[voters] ** -0.5 if balanced else None
+    winners, share = majority_vote(codes[voters], weights)
+    rank = rank_within_labels(winners, share)
     if lost is not None:
-        rank[~lost] = rank_within_labels(labels[~lost], share[~lost])
+        rank[~lost] = rank_within_labels(winners[~lost], share[~lost])
         rank[lost] = np.nextafter(1, 0)
-    return labels, rank
+    return np.asarray(names, dtype=context_labels.dtype)[winners], rank
 
 # %% ../nbs/02_preprocessing.ipynb #b04d7f7c
 @dataclass(frozen=True, eq=False)
@@ -344,11 +412,16 @@ class GeneCounts:
 
 
 def gene_counts(adata: ad.AnnData, prepared: ad.AnnData, layer: str | None = None) -> GeneCounts:
-    """Counts of `adata` in all genes, for the cells that are left in `prepared`."""
-    adata = _in_memory(adata)
-    rows = adata.obs_names.get_indexer(prepared.obs_names)
-    counts = _dataset_counts(adata, layer, prepared.uns[KEYS.metadata]["name"])[rows]
-    return GeneCounts(counts, adata.var_names.to_numpy(dtype=str))
+    """Counts of `adata` in all genes, for the cells that are left in `prepared`; shares memory with it where it can."""
+    names = adata.var_names.to_numpy(dtype=str)
+    if not (prepared.uns[REMOVED]["reason"] == "n_top_genes").any():  # the genes that were left out have no counts
+        if prepared.n_vars == adata.n_vars:
+            return GeneCounts(prepared.X, names)
+        columns = adata.var_names.get_indexer(prepared.var_names).astype(prepared.X.indices.dtype)
+        parts = prepared.X.data, columns[prepared.X.indices], prepared.X.indptr
+        return GeneCounts(sp.csr_matrix(parts, shape=(prepared.n_obs, len(names))), names)
+    counts = _dataset_counts(_in_memory(adata), layer, prepared.uns[KEYS.metadata]["name"])
+    return GeneCounts(counts[adata.obs_names.get_indexer(prepared.obs_names)], names)
 
 
 def shared_counts(context: GeneCounts, target: GeneCounts, pairs: pd.DataFrame) -> tuple[sp.csr_matrix, sp.csr_matrix]:
@@ -460,6 +533,7 @@ def _neighbor_options(nn_kwargs: Mapping[str, Any] | None, device: str, matching
     # the signs of the directions of centred profiles are arbitrary, and a correlation over them would depend on these
     metrics = ("cosine", "euclidean") if matching == "centered" else get_args(Metric)
     check_choice("metric", options.get("metric", "cosine"), metrics)
+    check_choice("method", options.get("method", "auto"), get_args(Method))
     resolve_device(options["device"])
     return options
 
@@ -647,7 +721,8 @@ class _Targets(_Datasets):
             scaled to a common depth.
         nn_kwargs
             Options of the neighbour search: `n_neighbors` (250), `metric` ('cosine' or 'euclidean'; with
-            `matching='reference'` also 'correlation'), `block_size`, `device`, `show_progress`.
+            `matching='reference'` also 'correlation'), `method` ('auto', 'exact' or 'approximate'), `block_size`,
+            `device`, `show_progress`.
         layer
             Layer with the counts; `X` by default.
         orthologues

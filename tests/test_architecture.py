@@ -7,17 +7,15 @@ import torch
 
 from scspecies.architecture import (
     LOG_ALPHA_LIMITS,
-    Decoded,
     SpeciesVAE,
     VAEConfig,
     build_activation,
     candidate_nll,
-    count_log_prob,
     evaluation_mode,
-    kl_normal,
     normalize_layer_order,
 )
 from scspecies.core import Minibatch, torch_seed
+from scspecies.likelihood import Decoded, count_log_prob, kl_normal, sparse_nll
 
 SIZES = {"hidden_outer": (12,), "hidden_inner": (8,), "hidden_library": (8,), "hidden_decoder": (8, 12)}
 
@@ -61,6 +59,42 @@ def test_extreme_counts_in_single_precision_agree_with_scipy():
     np.testing.assert_array_less(np.abs(zinb - mixture), 2e-6 * (size + np.abs(kept)))
 
 
+@pytest.mark.parametrize("zero_inflated", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_closed_gradients_are_those_of_the_formula_at_the_limits(zero_inflated, seed):
+    x, *parameters = (torch.tensor(v)[None] for v in extremes(seed=seed))
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        counts, *leaves = (v.to(dtype, copy=True) for v in (x, *parameters, torch.zeros(1, 1)))
+        log_mu, log_alpha, kept, log_library = (leaf.requires_grad_() for leaf in leaves)
+        decoded = Decoded(log_mu, log_alpha, kept if zero_inflated else None)
+        if dtype == torch.float64:
+            nll = -count_log_prob(counts, decoded, log_library).sum(dim=1)
+        else:
+            nll = sparse_nll(counts, counts[0].nonzero()[:, 0], decoded, log_library)
+        nll.sum().backward()
+        gradients = [leaf.grad.double() for leaf in (log_mu, log_alpha, *([kept] if zero_inflated else []))]
+        results.append([nll.detach().double(), *gradients])
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=0)
+    # single precision: alpha (digamma(x + alpha) - digamma(alpha)) is the difference of numbers up to alpha * 12
+    sizes = [x + 1, x + parameters[1].exp() * 12 + 1, torch.ones_like(x)]
+    for fast, slow, size in zip(results[1][1:], results[0][1:], sizes, strict=False):
+        assert torch.isfinite(fast).all()
+        assert ((fast - slow).abs() <= 4e-6 * size + 1e-4 * slow.abs()).all()
+
+
+def test_closed_gradient_is_that_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.full((3, 7), 0.8, dtype=torch.float64), generator=generator)
+    shapes = {"log_rho": (3, 7), "log_alpha": (7,), "kept": (3, 7), "log_library": (3, 1)}
+    leaves = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes.values()]
+
+    def nll(log_rho, log_alpha, kept, log_library):
+        return sparse_nll(counts, counts.reshape(-1).nonzero()[:, 0], Decoded(log_rho, log_alpha, kept), log_library)
+
+    assert torch.autograd.gradcheck(nll, leaves)
+
+
 def test_probabilities_sum_to_one():
     x = torch.arange(3000, dtype=torch.float64)[:, None]
     for kept in (None, torch.tensor([-1.5, 0.0, 3.0], dtype=torch.float64)):
@@ -91,7 +125,7 @@ def cells(n=9, n_genes=20, n_batches=3):
     x = torch.tensor(rng.poisson(2, (n, n_genes)) + 1, dtype=torch.float32)
     prior = torch.full((n, 1), 3.7), torch.full((n, 1), 0.2)
     batch = torch.eye(n_batches)[torch.arange(n) % n_batches]
-    return Minibatch(np.arange(n), x, batch, *prior)
+    return Minibatch(np.arange(n), x, x.reshape(-1).nonzero()[:, 0], batch, *prior)
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "scspecies"
 
 # module -> the modules of the package that it may import; modules split off from a numbered one stand beside it
 CORE = {"core", "neighbors"}
-MODEL = CORE | {"architecture"}
+MODEL = CORE | {"likelihood", "architecture"}
 EVERYTHING = MODEL | {
     "preprocessing",
     "homology",
@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "homology": CORE,
     "filtering": CORE,
     "preprocessing": CORE | {"homology", "filtering"},
-    "architecture": CORE,
+    "likelihood": set(),
+    "architecture": CORE | {"likelihood"},
     "training": MODEL,
     "checkpoint": MODEL | {"training"},
     "alignment": MODEL | {"training"},

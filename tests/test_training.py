@@ -232,3 +232,22 @@ def test_wrong_epochs_train_nothing(call, error, message, tmp_path):
         call(model)
     assert not changed(before, model.context.vae) and model.history["mouse"].empty
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_fewer_digits_learn_as_much(precision, tmp_path):
+    finals = {}
+    for choice in ("float32", precision):
+        model = tiny_model(tmp_path, precision=choice, context_optimizer=functools.partial(torch.optim.Adam, lr=0.01))
+        model.train_context(15, **UNSAVED)
+        assert all(p.dtype == torch.float32 for p in model.context.vae.parameters())
+        nll = model.history[model.context.key]["nll"]
+        finals[choice] = nll.iloc[-3:].mean()
+        learned = nll.iloc[0] - finals[choice]
+    assert finals[precision] == pytest.approx(finals["float32"], abs=0.1 * learned)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one of 'float32', 'tf32', 'bf16', found 'fp8'"):
+        tiny_model(tmp_path, precision="fp8")

@@ -1,0 +1,245 @@
+"""Run this package and the reference 0.1.4 in turn on the same data, and write tables and figures of the ratios.
+
+    python benchmarks/compare.py                   both pairs three times, then the growth with the number of cells
+    python benchmarks/compare.py --repeats 1 --parts pairs
+
+The reference shares its import name with this project, so it gets an environment of its own, made on the first call.
+Results go to `benchmarks/results.json`; `benchmarks/README.md` and the figures are written from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS, REPORT = HERE / "results.json", HERE / "README.md"
+REFERENCE_PACKAGES = ("torch==2.13.0", "scspecies==0.1.4", "muon==0.1.7")  # a newer muon and it does not start
+PAIRS = {
+    "pancreas": ("baron_mouse_pancreas.h5ad", "baron_human_pancreas_hvg2000.h5ad", "cell_type"),
+    "immune": ("mca_mouse_spleen.h5ad", "pbmc3k_human_pbmc.h5ad", "cell_type_broad"),
+}
+STAGES = ("prepare", "train_context", "train_target", "transfer", "cell-type table", "lfc")
+SIZES = (5_000, 10_000, 20_000, 40_000)
+LARGE = (40_000, 35_000)  # context and target cells of the comparison of memory
+Record = dict[str, Any]
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the .h5ad files")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each package on each pair")
+    parser.add_argument("--epochs", type=int, default=30, help="of each training on the pairs")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both packages")
+    parser.add_argument("--reference", type=Path, default=HERE / ".reference", help="environment of the reference")
+    parser.add_argument(
+        "--parts", nargs="*", default=["pairs", "growth", "large"], choices=["pairs", "growth", "large"]
+    )
+    parser.add_argument("--report-only", action="store_true", help="write the report from the results there are")
+    return parser.parse_args()
+
+
+def reference_python(folder: Path) -> Path:
+    """The reference's interpreter; its environment is made where there is none."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.is_file():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *REFERENCE_PACKAGES], check=True)
+    return python
+
+
+def run(package: str, pair: str, options: argparse.Namespace, *extra: str) -> Record:
+    """Run all stages of one package on one pair, in a process of its own."""
+    context, target, label = PAIRS[pair]
+    ours = package == "ours"
+    python = Path(sys.executable) if ours else reference_python(options.reference)
+    table = options.data / "HOM_AllOrganism.from_homologene.rpt"
+    paths = [options.data / name for name in (context, target)]
+    command = [python, HERE / "stages.py", *paths, "--orthologues", table, "--label", label, *extra]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(options.threads))
+    environment = {**os.environ, **threads}
+    environment.pop("PYTHONPATH", None)
+    if ours:
+        environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{package} failed on {pair}:\n{done.stderr}")
+    record = {"package": package, "pair": pair, **json.loads(done.stdout.splitlines()[-1])}
+    print(f"{package:9} {pair:8} {record['total']:7.1f} s  {max(record['peak_mb'].values()):7.0f} MB", flush=True)
+    return record
+
+
+def measure(options: argparse.Namespace, results: Record) -> None:
+    """Make the runs that were asked for, and keep the results of those that were not."""
+    results["machine"] = {
+        "threads": options.threads,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "epochs": options.epochs,
+        "repeats": options.repeats,
+    }
+    if "pairs" in options.parts:
+        order = ("ours", "reference")
+        results["pairs"] = [
+            run(package, pair, options, "--epochs", str(options.epochs), "--seed", str(repeat))
+            for pair in PAIRS
+            for repeat in range(options.repeats)
+            for package in (order if repeat % 2 == 0 else order[::-1])
+        ]
+    if "growth" in options.parts:
+        results["growth"] = [
+            run("ours", "pancreas", options, "--epochs", "2", "--cells", str(n), str(n)) for n in SIZES
+        ]
+    if "large" in options.parts:
+        sizes = ("--epochs", "2", "--cells", *map(str, LARGE))
+        results["large"] = [run(package, "pancreas", options, *sizes) for package in ("ours", "reference")]
+
+
+# ---------------------------------------------------------------- the report
+
+
+def seconds(record: Record, stage: str) -> float:
+    """Seconds of a stage, or of all."""
+    return record["total"] if stage == "together" else record["seconds"][stage]
+
+
+def pair_table(records: list[Record]) -> list[str]:
+    """Medians of each stage and their ratio, pair by pair."""
+    lines = ["| pair | stage | reference, s | ours, s | ratio |", "|---|---|---|---|---|"]
+    for pair in PAIRS:
+        for stage in (*STAGES, "together"):
+            theirs, ours = medians(records, pair, stage)
+            lines.append(f"| {pair} | {stage} | {theirs:.2f} | {ours:.2f} | **{theirs / ours:.1f}** |")
+    return lines
+
+
+def medians(records: list[Record], pair: str, stage: str) -> tuple[float, float]:
+    """Median seconds of the reference and of ours."""
+    reference, ours = (
+        median(seconds(r, stage) for r in records if (r["package"], r["pair"]) == (package, pair))
+        for package in ("reference", "ours")
+    )
+    return reference, ours
+
+
+def accuracy_table(records: list[Record]) -> list[str]:
+    """Accuracy and memory of each run."""
+    lines = [
+        "| pair | package | cells | balanced accuracy, run by run | peak memory, MB | target cells a second |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pair in PAIRS:
+        for package in ("reference", "ours"):
+            runs = [r for r in records if (r["package"], r["pair"]) == (package, pair)]
+            accuracy = ", ".join(f"{r['accuracy']:.3f}" for r in runs)
+            peak = median(max(r["peak_mb"].values()) for r in runs)
+            cells, speed = runs[0]["cells"], runs[0]["cells"][1] / median(r["total"] for r in runs)
+            lines.append(
+                f"| {pair} | {package} | {cells[0]:,} + {cells[1]:,} | {accuracy} | {peak:,.0f} | {speed:,.0f} |"
+            )
+    return lines
+
+
+def exponent(records: list[Record], values: list[float]) -> float:
+    """Slope of log value against log number of cells."""
+    import numpy as np
+
+    return float(np.polyfit(np.log([sum(r["cells"]) for r in records]), np.log(values), 1)[0])
+
+
+def growth_table(records: list[Record]) -> list[str]:
+    """Seconds and memory against the number of cells, with the fitted exponents."""
+    names = (*STAGES, "together")
+    lines = ["| cells of each species | " + " | ".join(names) + " | peak, MB | above the input, MB |"]
+    lines.append("|---" * (len(names) + 3) + "|")
+    for r in records:
+        times = " | ".join(f"{seconds(r, name):.1f}" for name in names)
+        peak = max(r["peak_mb"].values())
+        lines.append(f"| {r['cells'][0]:,} | {times} | {peak:,.0f} | {peak - r['input_mb']:,.0f} |")
+    slopes = " | ".join(f"{exponent(records, [seconds(r, name) for r in records]):.2f}" for name in names)
+    peaks = [max(r["peak_mb"].values()) for r in records]
+    above = [peak - r["input_mb"] for peak, r in zip(peaks, records, strict=True)]
+    lines.append(f"| exponent | {slopes} | {exponent(records, peaks):.2f} | {exponent(records, above):.2f} |")
+    return lines
+
+
+def large_table(records: list[Record]) -> list[str]:
+    """Both packages on the large copies."""
+    ours, reference = (next(r for r in records if r["package"] == package) for package in ("ours", "reference"))
+    lines = ["| | reference | ours | ratio |", "|---|---|---|---|"]
+    for stage in (*STAGES, "together"):
+        theirs, mine = seconds(reference, stage), seconds(ours, stage)
+        lines.append(f"| {stage}, s | {theirs:,.0f} | {mine:,.1f} | {theirs / mine:.1f} |")
+    peaks = [max(r["peak_mb"].values()) for r in (reference, ours)]
+    inputs = [r["input_mb"] for r in (reference, ours)]
+    lines.append(f"| peak memory, MB | {peaks[0]:,.0f} | {peaks[1]:,.0f} | {peaks[0] / peaks[1]:.1f} |")
+    lines.append(f"| of it the input, MB | {inputs[0]:,.0f} | {inputs[1]:,.0f} | |")
+    return lines
+
+
+def draw_ratios(records: list[Record], path: Path) -> None:
+    """Bars of the ratio of each stage, one colour a pair."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    names = (*STAGES, "together")
+    figure, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+    for i, (pair, color) in enumerate(zip(PAIRS, ("#0072B2", "#E69F00"), strict=True)):
+        ratios = [theirs / ours for theirs, ours in (medians(records, pair, name) for name in names)]
+        bars = ax.barh(np.arange(len(names)) + 0.4 * i - 0.2, ratios, height=0.38, label=pair, color=color)
+        ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    ax.axvline(1, color="black", linewidth=0.8)
+    ax.set_xscale("log")
+    ax.set_xlim(0.8, ax.get_xlim()[1] * 1.6)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("time of the reference / time of this package")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def write_report(results: Record) -> None:
+    """Put tables into the README between their markers, and draw the figure."""
+    machine = results["machine"]
+    parts = {
+        "machine": [
+            f"{machine['threads']} threads, Python {machine['python']}, {machine['system']}; {machine['epochs']} + "
+            f"{machine['epochs']} epochs, medians of {machine['repeats']} alternations."
+        ]
+    }
+    tables = {"growth": growth_table, "large": large_table}
+    parts |= {name: table(results[name]) for name, table in tables.items() if name in results}
+    if "pairs" in results:
+        parts |= {"pairs": pair_table(results["pairs"]), "accuracy": accuracy_table(results["pairs"])}
+        draw_ratios(results["pairs"], HERE / "ratios.png")
+    text = REPORT.read_text(encoding="utf-8")
+    for name, lines in parts.items():
+        start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}\n" + "\n".join(lines) + f"\n{end}{rest.split(end)[1]}"
+    REPORT.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, then report."""
+    options = arguments()
+    results: Record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    if not options.report_only:
+        measure(options, results)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_report(results)
+
+
+if __name__ == "__main__":
+    main()
