@@ -62,7 +62,8 @@ def _moments(species: ComparedSpecies, rows: np.ndarray, sampling: Sampling) -> 
         rho = gene_head(decoder.rho, genes)(hidden.T).softmax(dim=0).T
         mu = rho * log_library.exp() * (len(genes) / species.vae.n_genes)  # (cells, homologous genes)
         kept = torch.ones_like(mu) if decoder.kept is None else gene_head(decoder.kept, genes)(hidden.T).sigmoid().T
-        alpha = decoder._log_alpha(hidden, batch)[..., genes].exp()
+        predicted = None if decoder.alpha is None else decoder.alpha(hidden)
+        alpha = decoder._log_alpha(predicted, batch)[..., genes].exp()
     expected = (kept * mu).clamp_min(1e-30)  # so that the ratio of observed to expected is finite
     extra = expected * mu * (1 / alpha + 1 - kept)
     return torch.stack([expected, extra]).sum(dim=1, dtype=torch.float64).cpu().numpy()
