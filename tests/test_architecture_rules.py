@@ -18,6 +18,7 @@ EVERYTHING = MODEL | {
     "checkpoint",
     "alignment",
     "similarity",
+    "confidence",
     "lfc",
 }
 MAY_IMPORT = {
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "checkpoint": MODEL | {"training"},
     "alignment": MODEL | {"training"},
     "similarity": MODEL,
+    "confidence": CORE,
     "lfc": MODEL,
     "plot": CORE,
     "explore": CORE | {"plot"},
