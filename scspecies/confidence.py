@@ -8,7 +8,7 @@ __all__ = ['N_COMPONENTS', 'N_OWN_NEIGHBORS', 'N_VOTERS', 'FLOOR', 'MIN_CELLS', 
            'transfer_back_temperature', 'assignment_threshold', 'ForeignScores', 'foreign_scores', 'call_foreign',
            'known_probability']
 
-# %% ../nbs/06a_confidence.ipynb #39a051e4
+# %% ../nbs/06a_confidence.ipynb #fe6b4c42
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from sklearn.preprocessing import normalize
 from .core import check_number
 from .neighbors import nearest_neighbors
 
-# %% ../nbs/06a_confidence.ipynb #11559004
+# %% ../nbs/06a_confidence.ipynb #410bd4ec
 def log_expression(context_counts: sp.csr_matrix, target_counts: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """Log expression of the cells of two species, each cell as a direction.
 
@@ -43,7 +43,7 @@ def log_expression(context_counts: sp.csr_matrix, target_counts: sp.csr_matrix) 
     context, target = (normalize(counts.astype(np.float64), norm="l1") * depth for counts in both)
     return normalize(context.log1p()).tocsr(), normalize(target.log1p()).tocsr()
 
-# %% ../nbs/06a_confidence.ipynb #e77ea7d2
+# %% ../nbs/06a_confidence.ipynb #773bc5ba
 N_COMPONENTS = 20
 
 
@@ -67,7 +67,7 @@ def expression_components(expression: sp.csr_matrix, n: int = N_COMPONENTS) -> n
     scores = svd.fit_transform(expression)
     return scores - scores.mean(axis=0)
 
-# %% ../nbs/06a_confidence.ipynb #8e2576f5
+# %% ../nbs/06a_confidence.ipynb #8886b34a
 N_OWN_NEIGHBORS = 20
 
 
@@ -102,7 +102,7 @@ def smoothing_matrix(*representations: np.ndarray, k: int = N_OWN_NEIGHBORS) -> 
         total = total + sp.csr_matrix((np.ones(index.size), index.ravel(), rows), shape=(n, n))
     return normalize(total, norm="l1").tocsr()
 
-# %% ../nbs/06a_confidence.ipynb #3d5c873e
+# %% ../nbs/06a_confidence.ipynb #ecfbde22
 N_VOTERS = 25
 
 
@@ -144,7 +144,7 @@ def _type_codes(labels: np.ndarray, types: np.ndarray) -> np.ndarray:
         )
     return np.searchsorted(types, labels)
 
-# %% ../nbs/06a_confidence.ipynb #368475cd
+# %% ../nbs/06a_confidence.ipynb #d79bd3ed
 FLOOR = 0.02
 
 
@@ -174,13 +174,13 @@ def type_probabilities(shares: Sequence[np.ndarray], smoothing: sp.csr_matrix) -
     floored = [(1 - FLOOR) * (smoothing @ share) + FLOOR / share.shape[1] for share in shares]
     return softmax(np.mean(np.log(floored), axis=0), axis=1)
 
-# %% ../nbs/06a_confidence.ipynb #4d4702df
+# %% ../nbs/06a_confidence.ipynb #e5832949
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Sharpen (below 1) or soften (above 1) probabilities, shape (cells, types); their order does not change."""
     check_number("temperature", temperature, low=1e-3)
     return softmax(np.log(probabilities) / temperature, axis=1)
 
-# %% ../nbs/06a_confidence.ipynb #2ec118fb
+# %% ../nbs/06a_confidence.ipynb #75261aae
 MIN_CELLS = 10
 
 
@@ -232,7 +232,7 @@ def transfer_back_temperature(
     back = type_probabilities([vote_shares(given, index, types) for index in neighbors], smoothing)
     return _fit_temperature(back[known], context_labels[known], types)
 
-# %% ../nbs/06a_confidence.ipynb #a6c39393
+# %% ../nbs/06a_confidence.ipynb #137d7d7d
 def assignment_threshold(confidence: np.ndarray, error_rate: float = 0.05) -> float:
     """Find the lowest confidence at which the cells above it have no more than the expected share of errors.
 
@@ -261,7 +261,7 @@ def assignment_threshold(confidence: np.ndarray, error_rate: float = 0.05) -> fl
     expected = np.cumsum((1 - values) * counts) / np.cumsum(counts)
     return float(values[expected <= error_rate].min(initial=np.inf))
 
-# %% ../nbs/06a_confidence.ipynb #0d1e8c21
+# %% ../nbs/06a_confidence.ipynb #8e4ce2e4
 _ROWS_AT_ONCE = 512
 
 
@@ -292,7 +292,7 @@ def _signal_between_neighborhoods(expression: sp.csr_matrix, smoothing: sp.csr_m
     noise = smoothing.multiply(smoothing).sum() / smoothing.shape[0]
     return np.clip(((square - mean**2) / _variances(expression) - noise) / max(1 - noise, 1e-12), 0, 1)
 
-# %% ../nbs/06a_confidence.ipynb #8a832cd3
+# %% ../nbs/06a_confidence.ipynb #17cafe5f
 @dataclass(frozen=True, eq=False)
 class _Profiles:
     """Smoothed profiles of the target's cells under squared gene weights, never made dense as a whole."""
@@ -320,7 +320,7 @@ def _groups(codes: np.ndarray, n: int) -> sp.csr_matrix:
     sizes = np.maximum(np.bincount(codes, minlength=n), 1)
     return sp.csr_matrix((1 / sizes[codes], (codes, np.arange(len(codes)))), shape=(n, len(codes)))
 
-# %% ../nbs/06a_confidence.ipynb #4720c686
+# %% ../nbs/06a_confidence.ipynb #436b52e4
 N_ANCHORS = 25
 _ROUNDS = 3
 
@@ -353,7 +353,7 @@ def _foreign(cells: _Profiles, means: np.ndarray) -> tuple[np.ndarray, np.ndarra
     between = (normalize(anchors * scale) * normalize(centred * scale)).sum(axis=1)
     return 1 - (cells.correlations(centre, anchors) * between).max(axis=1), label
 
-# %% ../nbs/06a_confidence.ipynb #e9cd49c3
+# %% ../nbs/06a_confidence.ipynb #df3caaba
 @dataclass(frozen=True, eq=False)
 class ForeignScores:
     """How foreign each target cell is to the context.
@@ -432,7 +432,7 @@ def _check_foreign_inputs(
     if len(set(labels)) < 2:
         raise ValueError(f"Expected at least two types in the context, found {len(set(labels))}.")
 
-# %% ../nbs/06a_confidence.ipynb #dcc2f582
+# %% ../nbs/06a_confidence.ipynb #0129afb8
 def _threshold(foreign: ForeignScores) -> tuple[float, float]:
     """Threshold of the foreign score, and half the distance between known and foreign cells."""
     names, counts = np.unique(foreign.label, return_counts=True)
@@ -446,7 +446,7 @@ def call_foreign(foreign: ForeignScores) -> np.ndarray:
     """Call the target cells whose type the context does not have, `bool`, shape (target cells,)."""
     return foreign.score > _threshold(foreign)[0]
 
-# %% ../nbs/06a_confidence.ipynb #be2bf092
+# %% ../nbs/06a_confidence.ipynb #7ed599bf
 LIKELIHOOD_RATIO = 10.0
 
 

@@ -292,6 +292,7 @@ def test_the_prior_is_the_probability_on_the_threshold():
     assert odds / (1 - odds) == pytest.approx(LIKELIHOOD_RATIO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.filterwarnings("ignore:.*removed.*")
 def test_types_taken_from_a_real_context_are_seen_as_new(name: str, shared_data: Path):
