@@ -19,6 +19,7 @@ EVERYTHING = MODEL | {
     "scoring",
     "alignment",
     "similarity",
+    "confidence",
     "lfc",
     "uncertainty",
 }
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "scoring": MODEL,
     "alignment": MODEL | {"scoring", "training"},
     "similarity": MODEL | {"scoring"},
+    "confidence": CORE,
     "lfc": MODEL,
     "uncertainty": MODEL | {"lfc"},
     "plot_style": CORE,
