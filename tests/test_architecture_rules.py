@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "scoring": MODEL,
     "alignment": MODEL | {"scoring", "training"},
     "similarity": MODEL | {"scoring"},
+    "evaluation": CORE,
     "lfc": MODEL,
     "uncertainty": MODEL | {"lfc"},
     "plot_style": CORE,
