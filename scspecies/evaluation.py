@@ -10,9 +10,9 @@ __all__ = ['Bins', 'Foreign', 'shared_types', 'wilson_interval', 'bootstrap_inte
            'plot_recall', 'plot_reliability', 'plot_coverage', 'plot_evaluation', 'self_classification',
            'self_classification_loss', 'integration_scores']
 
-# %% ../nbs/06b_evaluation.ipynb #271d5952
+# %% ../nbs/06b_evaluation.ipynb #6e19fb3e
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -29,7 +29,7 @@ from .neighbors import Metric, majority_vote, nearest_neighbors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# %% ../nbs/06b_evaluation.ipynb #a8a8907d
+# %% ../nbs/06b_evaluation.ipynb #fa527273
 def _labels(values: ArrayLike, name: str) -> np.ndarray:
     """Labels as strings, shape (cells,); raises where there is none, or one is missing."""
     labels = np.asarray(values, dtype=object)
@@ -68,7 +68,7 @@ def _check_same_cells(**columns: Any) -> None:
         found = ", ".join(f"{name}: {n}" for name, n in cells.items())
         raise ValueError(f"Expected one entry per cell in each of the inputs, found lengths {found}.")
 
-# %% ../nbs/06b_evaluation.ipynb #b39f5e62
+# %% ../nbs/06b_evaluation.ipynb #07230ed1
 def shared_types(true_labels: ArrayLike, context_labels: ArrayLike) -> np.ndarray:
     """Find the types that both species have.
 
@@ -98,7 +98,7 @@ def shared_types(true_labels: ArrayLike, context_labels: ArrayLike) -> np.ndarra
         )
     return shared
 
-# %% ../nbs/06b_evaluation.ipynb #cac68bd5
+# %% ../nbs/06b_evaluation.ipynb #3d80ed6c
 def wilson_interval(successes: ArrayLike, n: ArrayLike, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's interval of a share.
 
@@ -123,7 +123,7 @@ def wilson_interval(successes: ArrayLike, n: ArrayLike, *, level: float = 0.95) 
         half = np.sqrt(z2 * share * (1 - share) / n + (z2 / (2 * n)) ** 2) / (1 + z2 / n)
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
-# %% ../nbs/06b_evaluation.ipynb #85c2a704
+# %% ../nbs/06b_evaluation.ipynb #4928c95a
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], ArrayLike],
     strata: ArrayLike,
@@ -165,7 +165,7 @@ def bootstrap_interval(
     limits = pd.DataFrame(np.reshape(draws, (n_boot, -1))).quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
     return limits[0].reshape(draws[0].shape), limits[1].reshape(draws[0].shape)
 
-# %% ../nbs/06b_evaluation.ipynb #154d2be8
+# %% ../nbs/06b_evaluation.ipynb #2169b6bd
 def _measure(
     statistics: Mapping[str, Callable[[np.ndarray], float]], strata: np.ndarray, **bootstrap: Any
 ) -> pd.DataFrame:
@@ -184,7 +184,7 @@ def _table(names: Sequence[str], value: ArrayLike, low: ArrayLike, high: ArrayLi
     columns = {"value": value, "low": low, "high": high, "n": n}
     return pd.DataFrame(columns, index=pd.Index(names, name="measure")).astype({"n": np.int64})
 
-# %% ../nbs/06b_evaluation.ipynb #9119df62
+# %% ../nbs/06b_evaluation.ipynb #cef4c8fa
 def confusion_counts(true_labels: ArrayLike, predicted_labels: ArrayLike) -> pd.DataFrame:
     """Count where the cells of each true type went.
 
@@ -207,7 +207,7 @@ def confusion_counts(true_labels: ArrayLike, predicted_labels: ArrayLike) -> pd.
     _check_same_cells(true_labels=true, predicted_labels=predicted)
     return pd.crosstab(pd.Series(true, name="true type"), pd.Series(predicted, name="predicted type"))
 
-# %% ../nbs/06b_evaluation.ipynb #cadf4018
+# %% ../nbs/06b_evaluation.ipynb #30096404
 def scores_by_type(
     true_labels: ArrayLike, predicted_labels: ArrayLike, context_labels: ArrayLike, *, level: float = 0.95
 ) -> pd.DataFrame:
@@ -245,7 +245,7 @@ def scores_by_type(
         scores[[name, f"{name}_low", f"{name}_high"]] = np.column_stack([right / total, low, high])
     return scores.assign(f1=2 * right / (n + called)).rename_axis(index="type")
 
-# %% ../nbs/06b_evaluation.ipynb #44919d44
+# %% ../nbs/06b_evaluation.ipynb #2d446e3b
 def _confusion_statistics(
     true: np.ndarray, predicted: np.ndarray, types: np.ndarray
 ) -> dict[str, Callable[[np.ndarray], float]]:
@@ -275,7 +275,7 @@ def _confusion_statistics(
 
     return {"balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "accuracy": accuracy}
 
-# %% ../nbs/06b_evaluation.ipynb #55edadb1
+# %% ../nbs/06b_evaluation.ipynb #3bd48985
 def transfer_scores(
     true_labels: ArrayLike, predicted_labels: ArrayLike, context_labels: ArrayLike, **bootstrap: Any
 ) -> pd.DataFrame:
@@ -307,7 +307,7 @@ def transfer_scores(
     scores = _measure(_confusion_statistics(true, predicted, types), true, **bootstrap)
     return scores.assign(n=int(np.isin(true, types).sum()))
 
-# %% ../nbs/06b_evaluation.ipynb #0b446619
+# %% ../nbs/06b_evaluation.ipynb #9a2e5b20
 Bins = Literal["mass", "width"]
 
 
@@ -328,7 +328,7 @@ def _calibration_inputs(confidence: ArrayLike, right: ArrayLike, n_bins: int, bi
         raise ValueError("Expected `confidence` to have at least one cell, found none.")
     return values, flags
 
-# %% ../nbs/06b_evaluation.ipynb #256b38da
+# %% ../nbs/06b_evaluation.ipynb #a7a71978
 def calibration_table(
     confidence: ArrayLike, right: ArrayLike, *, n_bins: int = 10, bins: Bins = "mass", level: float = 0.95
 ) -> pd.DataFrame:
@@ -368,7 +368,7 @@ def calibration_table(
     columns = {"from": edges[used], "to": edges[used + 1], "confidence": np.bincount(number, values) / n}
     return pd.DataFrame({**columns, "right": n_right / n, "low": low, "high": high, "n": n})
 
-# %% ../nbs/06b_evaluation.ipynb #33c555c1
+# %% ../nbs/06b_evaluation.ipynb #675dc88a
 def expected_calibration_error(
     confidence: ArrayLike, right: ArrayLike, *, n_bins: int = 10, bins: Bins = "mass"
 ) -> float:
@@ -424,7 +424,7 @@ def calibration_error_by_chance(
     low, high = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
     return float(np.mean(errors)), float(low), float(high)
 
-# %% ../nbs/06b_evaluation.ipynb #ad281e91
+# %% ../nbs/06b_evaluation.ipynb #98a97980
 def brier_of_cells(probabilities: pd.DataFrame, true_labels: ArrayLike) -> np.ndarray:
     """Multi-class Brier score of each cell; their mean is the score of all.
 
@@ -461,7 +461,7 @@ def brier_of_cells(probabilities: pd.DataFrame, true_labels: ArrayLike) -> np.nd
     truth = true[:, None] == np.asarray(probabilities.columns, dtype=str)
     return ((values - truth) ** 2).sum(axis=1) + (np.maximum(rest, 0) - ~truth.any(axis=1)) ** 2
 
-# %% ../nbs/06b_evaluation.ipynb #7224ead8
+# %% ../nbs/06b_evaluation.ipynb #718097ed
 def auroc(score: ArrayLike, positive: ArrayLike) -> float:
     """Probability that a positive cell has a higher score than a negative one; NaN unless there are both."""
     return _of_two_classes(roc_auc_score, score, positive)
@@ -478,7 +478,7 @@ def _of_two_classes(metric: Callable[..., float], score: ArrayLike, positive: Ar
     _check_same_cells(score=values, positive=flags)
     return float(metric(flags, values)) if 0 < flags.sum() < len(flags) else float("nan")
 
-# %% ../nbs/06b_evaluation.ipynb #db7e6529
+# %% ../nbs/06b_evaluation.ipynb #1c08214c
 def coverage_curve(confidence: ArrayLike, right: ArrayLike, *, level: float = 0.95) -> pd.DataFrame:
     """Accuracy of the surest cells.
 
@@ -521,7 +521,7 @@ def accuracy_of_surest(confidence: ArrayLike, right: ArrayLike, coverage: float)
     threshold = np.partition(values, len(values) - kept)[len(values) - kept]
     return float(flags[values >= threshold].mean())
 
-# %% ../nbs/06b_evaluation.ipynb #958b64d4
+# %% ../nbs/06b_evaluation.ipynb #c6b2e0d5
 def confidence_scores(
     confidence: ArrayLike,
     right: ArrayLike,
@@ -577,7 +577,7 @@ def confidence_scores(
     chance_row = _table(["calibration_error_by_chance"], mean, low, high, len(values))
     return pd.concat([scores.iloc[:1], chance_row, scores.iloc[1:]])
 
-# %% ../nbs/06b_evaluation.ipynb #119965b5
+# %% ../nbs/06b_evaluation.ipynb #97661915
 def unknown_scores(
     foreign_score: ArrayLike, foreign: ArrayLike, *, strata: ArrayLike | None = None, **bootstrap: Any
 ) -> pd.DataFrame:
@@ -616,7 +616,7 @@ def unknown_scores(
     }
     return _measure(statistics, groups, **bootstrap)
 
-# %% ../nbs/06b_evaluation.ipynb #4ecbbbce
+# %% ../nbs/06b_evaluation.ipynb #a79b7d2c
 def unassigned_rates(
     unassigned: ArrayLike, foreign: ArrayLike, right: ArrayLike, *, level: float = 0.95
 ) -> pd.DataFrame:
@@ -655,7 +655,7 @@ def unassigned_rates(
         ["foreign_unassigned", "known_unassigned", "labelled_right"], value, *wilson_interval(k, n, level=level), n
     )
 
-# %% ../nbs/06b_evaluation.ipynb #971d6d59
+# %% ../nbs/06b_evaluation.ipynb #299e0fa9
 Foreign = Literal["wrong", "left_out"]
 
 
@@ -683,7 +683,7 @@ class Evaluation:
     calibration: pd.DataFrame | None
     coverage: pd.DataFrame | None
 
-# %% ../nbs/06b_evaluation.ipynb #9f765254
+# %% ../nbs/06b_evaluation.ipynb #5cde81d6
 def evaluate(
     true_labels: ArrayLike,
     predicted_labels: ArrayLike,
@@ -763,7 +763,7 @@ def evaluate(
     by_type = scores_by_type(true[kept], predicted[kept], context_labels, level=level)
     return Evaluation(pd.concat(tables), by_type, confusion_counts(true, predicted), calibration, curve)
 
-# %% ../nbs/06b_evaluation.ipynb #7fb05ade
+# %% ../nbs/06b_evaluation.ipynb #50855920
 def summarise_runs(summaries: Sequence[pd.DataFrame], *, level: float = 0.95) -> pd.DataFrame:
     """Summarise the same measures over several runs, such as trainings with other seeds.
 
@@ -799,7 +799,7 @@ def summarise_runs(summaries: Sequence[pd.DataFrame], *, level: float = 0.95) ->
     limits = {"low": mean - half, "high": mean + half, "lowest": values.min(axis=1), "highest": values.max(axis=1)}
     return pd.DataFrame({"mean": mean, "sd": sd, **limits, "runs": n})
 
-# %% ../nbs/06b_evaluation.ipynb #08cb9b30
+# %% ../nbs/06b_evaluation.ipynb #2fe5c43e
 _FONT_SIZE = 7
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "0.6"
 
@@ -811,6 +811,11 @@ def _new_axes(ax: "Axes | None", width: float, height: float) -> "Axes":
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
 
 
+def _room(names: Iterable[object]) -> float:
+    """Inches that the longest of some names of types takes, with the number of its cells."""
+    return 0.06 * (8 + max(len(str(name)) for name in names))
+
+
 def _finish(ax: "Axes", title: str, x: str, y: str) -> "Axes":
     """Give title and names of the axes, all in the size of small print."""
     ax.set_title(title, fontsize=_FONT_SIZE + 1)
@@ -820,7 +825,7 @@ def _finish(ax: "Axes", title: str, x: str, y: str) -> "Axes":
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-# %% ../nbs/06b_evaluation.ipynb #1ecdc622
+# %% ../nbs/06b_evaluation.ipynb #0ad23784
 def plot_confusion_counts(confusion: pd.DataFrame, shared: Sequence[str], *, ax: "Axes | None" = None) -> "Axes":
     """Draw where the cells of each true type went.
 
@@ -843,7 +848,7 @@ def plot_confusion_counts(confusion: pd.DataFrame, shared: Sequence[str], *, ax:
     columns = [*types, *(name for name in confusion.columns if name not in types)]
     counts = confusion.reindex(index=rows, columns=columns, fill_value=0)
     percent = 100 * counts.div(counts.sum(axis=1), axis=0)
-    ax = _new_axes(ax, 1.8 + 0.2 * len(columns), 1.3 + 0.2 * len(rows))
+    ax = _new_axes(ax, 0.7 + _room(rows) + 0.2 * len(columns), 0.6 + _room(columns) + 0.2 * len(rows))
     ax.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (i, j), value in np.ndenumerate(percent.to_numpy()):
         if value >= 1 and len(columns) <= 16:
@@ -855,7 +860,7 @@ def plot_confusion_counts(confusion: pd.DataFrame, shared: Sequence[str], *, ax:
     ax.set_yticks(range(len(rows)), [f"{name} ({n:,})" for name, n in counts.sum(axis=1).items()])
     return _finish(ax, "Labels of each true type (%)", "transferred label", "true type (cells)")
 
-# %% ../nbs/06b_evaluation.ipynb #c4b37041
+# %% ../nbs/06b_evaluation.ipynb #521c2189
 def plot_recall(by_type: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw recall and precision of each type.
 
@@ -872,18 +877,18 @@ def plot_recall(by_type: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
         The axes; dots are recalls with their intervals, crosses precisions. The worst recall is on top.
     """
     table = by_type.sort_values("recall")
-    ax = _new_axes(ax, 3.3, 0.9 + 0.2 * len(table))
+    ax = _new_axes(ax, 2.3 + _room(table.index), 0.9 + 0.2 * len(table))
     height = np.arange(len(table))
     ax.hlines(height, table["recall_low"], table["recall_high"], color=_BLUE, lw=1.5, alpha=0.5)
     ax.plot(table["recall"], height, "o", ms=4, color=_BLUE, label="recall and its interval")
     ax.plot(table["precision"], height, "x", ms=5, color=_ORANGE, label="precision")
     ax.set_yticks(height, [f"{name} ({n:,})" for name, n in table["n"].items()])
     ax.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5))
-    ax.legend(fontsize=_FONT_SIZE, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 0.98))
+    ax.legend(fontsize=_FONT_SIZE, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.04, 0.98))
     _finish(ax, "Recall by type", "share of cells", "").set_title("Recall by type", fontsize=_FONT_SIZE + 1, pad=16)
     return ax
 
-# %% ../nbs/06b_evaluation.ipynb #97e8fa14
+# %% ../nbs/06b_evaluation.ipynb #63942688
 def plot_reliability(calibration: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw a reliability diagram.
 
@@ -909,7 +914,7 @@ def plot_reliability(calibration: pd.DataFrame, *, ax: "Axes | None" = None) -> 
     ax.set(xlim=(start, 1.02), ylim=(start, 1.02))
     return _finish(ax, f"Calibration error {error:.3f}", "confidence", "share of right labels")
 
-# %% ../nbs/06b_evaluation.ipynb #a44e8844
+# %% ../nbs/06b_evaluation.ipynb #96d62ad5
 def plot_coverage(coverage: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the accuracy of the surest cells against their share.
 
@@ -932,7 +937,7 @@ def plot_coverage(coverage: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes"
     ax.set(xlim=(0, 1.02), ylim=(max(0.0, coverage["accuracy"].min() - 0.15), 1.01))
     return _finish(ax, "The surest cells", "share of cells, surest first", "share of right labels")
 
-# %% ../nbs/06b_evaluation.ipynb #6ca32306
+# %% ../nbs/06b_evaluation.ipynb #1e111e2c
 def plot_evaluation(evaluation: Evaluation, *, axes: "Sequence[Axes] | None" = None) -> "np.ndarray":
     """Draw confusion matrix, recall by type, reliability diagram and coverage curve.
 
@@ -970,15 +975,17 @@ def plot_evaluation(evaluation: Evaluation, *, axes: "Sequence[Axes] | None" = N
 
 
 def _new_panels(evaluation: Evaluation) -> np.ndarray:
-    """Four axes of a new figure, the upper two as high as the number of types needs."""
+    """Four axes of a new figure; the upper two grow with the number of types and the length of their names."""
     import matplotlib.pyplot as plt
 
-    upper = max(2.0, 1.2 + 0.17 * len(evaluation.confusion))
-    size = (6.8, upper + 2.5)
-    axes = plt.subplots(2, 2, figsize=size, height_ratios=[upper, 2.5], layout="constrained")[1]
+    rows, columns = evaluation.confusion.axes
+    widths = [max(3.4, 0.6 + _room(rows) + 0.19 * len(columns)), max(3.4, 2.1 + _room(rows))]
+    heights = [max(2.0, 0.5 + _room(columns) + 0.19 * len(rows)), 2.5]
+    ratios = {"width_ratios": widths, "height_ratios": heights}
+    axes = plt.subplots(2, 2, figsize=(sum(widths), sum(heights)), layout="constrained", gridspec_kw=ratios)[1]
     return axes.ravel()
 
-# %% ../nbs/06b_evaluation.ipynb #aadd4628
+# %% ../nbs/06b_evaluation.ipynb #a8be3d35
 def self_classification(
     representation: Any, labels: ArrayLike, *, k: int = 15, metric: Metric = "euclidean"
 ) -> np.ndarray:
@@ -1017,7 +1024,7 @@ def self_classification(
     drop[~drop.any(axis=1), -1] = True  # among many equal cells, the cell itself may not be listed
     return majority_vote(own[nearest[~drop].reshape(len(own), k)])[0]
 
-# %% ../nbs/06b_evaluation.ipynb #0821e2ad
+# %% ../nbs/06b_evaluation.ipynb #1485fb76
 def self_classification_loss(
     before: Any,
     after: Any,
@@ -1063,7 +1070,7 @@ def self_classification_loss(
     statistics = {"before": first, "after": second, "loss": lambda cells: first(cells) - second(cells)}
     return _measure(statistics, own, **bootstrap)
 
-# %% ../nbs/06b_evaluation.ipynb #b521109b
+# %% ../nbs/06b_evaluation.ipynb #e6771310
 def _scib_metrics() -> ModuleType:
     """The optional package."""
     try:
@@ -1079,7 +1086,7 @@ def _scib_neighbors(scib: ModuleType, latent: np.ndarray, k: int) -> Any:
     indices, distances = nearest_neighbors(latent, latent, k, metric="euclidean", method="exact")
     return scib.nearest_neighbors.NeighborsResults(indices=indices, distances=distances)
 
-# %% ../nbs/06b_evaluation.ipynb #00bef0b4
+# %% ../nbs/06b_evaluation.ipynb #ea5522f6
 def integration_scores(
     context_latent: np.ndarray,
     target_latent: np.ndarray,
