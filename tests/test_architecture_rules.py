@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "alignment": MODEL | {"scoring", "training"},
     "similarity": MODEL | {"scoring"},
     "confidence": CORE,
+    "evaluation": CORE,
     "lfc": MODEL,
     "uncertainty": MODEL | {"lfc"},
     "plot_style": CORE,
