@@ -22,7 +22,7 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor, nn
 
-from .architecture import MAX_DECODED, Decoder, Representation, SpeciesVAE, evaluation_mode
+from .architecture import CACHE_VALUES, Decoder, Representation, SpeciesVAE, evaluation_mode
 from .core import check_key, check_number, derive_seed, one_hot, progress_bar
 from .neighbors import nearest_neighbors
 
@@ -165,7 +165,7 @@ class Sampling:
     confidence_level
         Share of a normal cloud of cells that is kept, see `inliers`.
     batch_size
-        Latent points that are decoded at a time, or more where they make no more than `MAX_DECODED` numbers.
+        Latent points that are decoded at a time, or more where they make no more than `CACHE_VALUES` numbers.
     seed
         Of all draws; no global random state is changed.
     device
@@ -231,7 +231,7 @@ class HomologousExpression:
     z
         Latent points, shape (points, latent_dim).
     batch_size
-        Points that are decoded at a time, or more of them, as many as give `MAX_DECODED` numbers.
+        Points that are decoded at a time, or more of them, as many as give `CACHE_VALUES` numbers.
     """
 
     decoder: Decoder
@@ -278,7 +278,7 @@ class HomologousExpression:
 
     def _hidden(self, n_genes: int) -> Iterator[tuple[slice, int, Tensor]]:
         """Some points, the position of a batch, and the decoder's last hidden layer, shape (width, points)."""
-        step = max(self.batch_size, MAX_DECODED // max(n_genes, self.decoder.rho.in_features))
+        step = max(self.batch_size, CACHE_VALUES // max(n_genes, self.decoder.rho.in_features))
         for start in range(0, len(self.z), step):
             rows = slice(start, start + step)
             for i, batch in enumerate(self.batches):

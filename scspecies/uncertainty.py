@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy.special import ndtr
 
-from .architecture import MAX_DECODED, evaluation_mode
+from .architecture import CACHE_VALUES, evaluation_mode
 from .core import check_number, one_hot, progress_bar
 from .lfc import ComparedSpecies, LogFoldChanges, Sampling, gene_head
 
@@ -42,7 +42,7 @@ def decoder_errors(species: ComparedSpecies, cell_type: str, sampling: Sampling)
         Of `log_factor`, shape (homologous genes,).
     """
     rows = species.rows(cell_type)
-    step = max(sampling.batch_size, MAX_DECODED // len(species.genes))
+    step = max(sampling.batch_size, CACHE_VALUES // len(species.genes))
     moments = [_moments(species, rows[i : i + step], sampling) for i in range(0, len(rows), step)]
     expected, extra = np.sum(moments, axis=0)  # (homologous genes,) each
     information = expected**2 / (expected + extra)
@@ -62,8 +62,7 @@ def _moments(species: ComparedSpecies, rows: np.ndarray, sampling: Sampling) -> 
         rho = gene_head(decoder.rho, genes)(hidden.T).softmax(dim=0).T
         mu = rho * log_library.exp() * (len(genes) / species.vae.n_genes)  # (cells, homologous genes)
         kept = torch.ones_like(mu) if decoder.kept is None else gene_head(decoder.kept, genes)(hidden.T).sigmoid().T
-        predicted = None if decoder.alpha is None else decoder.alpha(hidden)
-        alpha = decoder._log_alpha(predicted, batch)[..., genes].exp()
+        alpha = decoder.predict_log_alpha(hidden, batch)[..., genes].exp()
     expected = (kept * mu).clamp_min(1e-30)  # so that the ratio of observed to expected is finite
     extra = expected * mu * (1 / alpha + 1 - kept)
     return torch.stack([expected, extra]).sum(dim=1, dtype=torch.float64).cpu().numpy()
