@@ -443,4 +443,4 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-CACHE_VALUES = 2**20  # decoded values to work on at a time: few enough for a cache, and worth the way through Python
+CACHE_VALUES = 2**19  # decoded values to work on at a time: few enough for a cache, and worth the way through Python

@@ -8,12 +8,10 @@ __all__ = ['MAX_DECODED', 'INTERPOLATION_ERROR', 'NODE_NUMBERS', 'TILE', 'Scored
            'pad_cells', 'nonzero_nll', 'Tiles', 'make_tiles', 'Pairs', 'Block', 'shared_candidate_nll']
 
 # %% ../nbs/03a_scoring.ipynb #2157a081
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -317,18 +315,14 @@ def pad_cells(counts: sp.csr_matrix, log_library: np.ndarray, device: torch.devi
 
 def _nonzero_nll(profiles: Profiles, candidates: Tensor, genes: Tensor, counts: Tensor, log_library: Tensor) -> Tensor:
     """Correction for the non-zero genes; candidates (tiles, k), genes and counts (tiles, most), library (tiles,)."""
-    place = ((candidates * profiles.log_ratio.shape[1])[:, :, None] + genes[:, None]).view(-1)
-    shape, counts = (*candidates.shape, genes.shape[1]), counts[:, None]
-
-    def gather(values: Tensor) -> Tensor:
-        return values.view(-1).index_select(0, place).view(shape)
-
-    t = gather(profiles.log_ratio).add_(log_library[:, None, None])
+    place = (candidates.long() * profiles.log_ratio.shape[1])[:, :, None] + genes[:, None]  # (tiles, k, most)
+    counts = counts[:, None]
+    t = profiles.log_ratio.take(place).add_(log_library[:, None, None])
     nll = t.exp().log1p_()  # sp(t)
     if profiles.kept_logit is None and not profiles.free_alpha:
         return _gene_sum(nll.sub_(t).mul_(counts))
-    alpha = gather(profiles.alpha) if profiles.alpha.ndim > 1 else profiles.alpha[genes][:, None]
-    u = None if profiles.kept_logit is None else gather(profiles.kept_logit).addcmul_(nll, alpha, value=-1)
+    alpha = profiles.alpha.take(place) if profiles.alpha.ndim > 1 else profiles.alpha[genes][:, None]
+    u = None if profiles.kept_logit is None else profiles.kept_logit.take(place).addcmul_(nll, alpha, value=-1)
     nll.sub_(t).mul_(counts)
     if u is not None:
         nll.addcmul_(_softplus(u, profiles.small).sub_(u), counts.clamp(max=1))  # sp(-u) = sp(u) - u
@@ -407,19 +401,6 @@ def make_tiles(points: np.ndarray) -> Tiles:
     order = candidates[:, 0].argsort(kind="stable")
     place = order.argsort()[place // size] * size + place % size
     return Tiles(rows, columns, place, np.repeat(np.arange(len(points)), n_tiles)[order], candidates[order])
-
-# %% ../nbs/03a_scoring.ipynb #5e0db100
-def _on_cores(work: Callable[[Any], Any], items: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """Results of `work` for each item, in order; on a processor every core works on items of its own."""
-    n_threads = torch.get_num_threads()
-    if device.type != "cpu" or n_threads == 1:
-        yield from map(work, items)
-        return
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(work, items)
-    finally:
-        torch.set_num_threads(n_threads)  # the initialiser also reached settings that all threads share
 
 # %% ../nbs/03a_scoring.ipynb #34466be0
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns and negative log-likelihoods of pairs
@@ -550,7 +531,7 @@ def shared_candidate_nll(
     z
         Latent points, on the decoder's device, shape (points, latent_dim).
     max_cells, max_points
-        Most cells in work at a time (on each core), and most points that are decoded at a time; never more of the
+        Most cells in work at a time, and most points that are decoded at a time; never more of the
         latter than bound the memory.
 
     Yields
@@ -573,4 +554,4 @@ def shared_candidate_nll(
             yield from map(partial(_score_one_by_one, decoder, pairs, z, batch), pieces)
         else:
             for block in _blocks(decoder, z, points, batch, nodes, most):
-                yield from _on_cores(partial(_score_in_block, pairs, block), pieces, z.device)
+                yield from map(partial(_score_in_block, pairs, block), pieces)
