@@ -59,16 +59,21 @@ def nll_by_torch(vae, data, encoded, cell, z):
     return -torch.logaddexp(seen, lost).sum().item()
 
 
+def fitted(data, distribution, dispersion, use_library_encoder):
+    """Train a small network of some form on the cells; return it and the encoded cells."""
+    form = {"distribution": distribution, "dispersion": dispersion, "use_library_encoder": use_library_encoder}
+    with torch_seed(1):
+        vae = SpeciesVAE(VAEConfig(*SIZES, latent_dim=3, **form), 30, 2, range(20), float(data.log_library.mean()))
+    fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=5, batch_size=32, **QUIET)
+    return vae, encode_cells(vae, data)
+
+
 @pytest.mark.parametrize("use_library_encoder", [True, False])
 @pytest.mark.parametrize("dispersion", ["dataset", "batch", "cell"])
 @pytest.mark.parametrize("distribution", ["nb", "zinb"])
 def test_scores_are_those_of_torch_distributions(species, distribution, dispersion, use_library_encoder):
     data = species[1]
-    form = {"distribution": distribution, "dispersion": dispersion, "use_library_encoder": use_library_encoder}
-    with torch_seed(1):
-        vae = SpeciesVAE(VAEConfig(*SIZES, latent_dim=3, **form), 30, 2, range(20), float(data.log_library.mean()))
-    fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=5, batch_size=32, **QUIET)
-    encoded = encode_cells(vae, data)
+    vae, encoded = fitted(data, distribution, dispersion, use_library_encoder)
     context_z = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
     cells = np.array([140, 3, 77, 0, 12])
     scores = cell_scores(vae, data, encoded, context_z, cells, np.tile(np.arange(5), (5, 1)), **QUIET)
@@ -84,11 +89,7 @@ def test_scores_are_those_of_torch_distributions(species, distribution, dispersi
 @pytest.mark.parametrize("distribution", ["nb", "zinb"])
 def test_scores_of_many_pairs_are_those_of_torch_distributions(species, distribution, dispersion, use_library_encoder):
     data = species[1]
-    form = {"distribution": distribution, "dispersion": dispersion, "use_library_encoder": use_library_encoder}
-    with torch_seed(1):
-        vae = SpeciesVAE(VAEConfig(*SIZES, latent_dim=3, **form), 30, 2, range(20), float(data.log_library.mean()))
-    fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=5, batch_size=32, **QUIET)
-    encoded = encode_cells(vae, data)
+    vae, encoded = fitted(data, distribution, dispersion, use_library_encoder)
     encoded.l_mean[[7, 8]] = [[-3.0], [11.0]]  # a very small and a very large library
     context_z = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
     table = np.random.default_rng(2).integers(6, size=(150, 4))
