@@ -227,8 +227,8 @@ def test_pieces_change_nothing(monkeypatch):
     for drawn, together, decoded in ((200, 1, 1), (1, 2**18, 64), (2**24, 300, 200)):  # 2 genes, 1, and all at a time
         monkeypatch.setattr(lfc, "MAX_DRAWN", drawn)
         monkeypatch.setattr(lfc, "_TOGETHER", together)
-        monkeypatch.setattr(lfc, "MAX_DECODED", decoded)
-        monkeypatch.setattr(uncertainty, "MAX_DECODED", decoded)
+        monkeypatch.setattr(lfc, "CACHE_VALUES", decoded)
+        monkeypatch.setattr(uncertainty, "CACHE_VALUES", decoded)
         pieces = inferred(context, target, ["b"], sampling=Sampling(100, batch_size=9))
         pd.testing.assert_frame_equal(whole["b"], pieces["b"], rtol=1e-3, atol=1e-4)
 
