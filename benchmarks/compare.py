@@ -83,7 +83,7 @@ def measure(options: argparse.Namespace, results: Record) -> None:
     """Make the runs that were asked for, and keep the results of those that were not."""
     results["machine"] = {
         "threads": options.threads,
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "epochs": options.epochs,
         "repeats": options.repeats,
