@@ -33,7 +33,7 @@ class Decoded:
     kept_logit: Tensor | None
 
 
-def count_log_prob(counts: Tensor, decoded: Decoded, log_library: Tensor, *, constants: bool = True) -> Tensor:
+def count_log_prob(counts: Tensor, decoded: Decoded, log_library: Tensor) -> Tensor:
     """Log-probability of each count, NB or ZINB.
 
     Parameters
@@ -44,8 +44,6 @@ def count_log_prob(counts: Tensor, decoded: Decoded, log_library: Tensor, *, con
         Parameters from the decoder; zero-inflated if it has a `kept_logit`.
     log_library
         Natural logarithm of the library size, shape (..., 1).
-    constants
-        `False` leaves out the terms that depend only on counts and dispersion.
 
     Returns
     -------
@@ -57,17 +55,16 @@ def count_log_prob(counts: Tensor, decoded: Decoded, log_library: Tensor, *, con
     softplus = F.softplus(log_ratio)
     log_zero = -alpha * softplus  # log NB(0)
     log_nb = log_zero + counts * (log_ratio - softplus)
-    if constants:
-        log_nb = log_nb + torch.lgamma(counts + alpha) - torch.lgamma(alpha) - torch.lgamma(counts + 1)
+    log_nb = log_nb + torch.lgamma(counts + alpha) - torch.lgamma(alpha) - torch.lgamma(counts + 1)
     if decoded.kept_logit is None:
         return log_nb
     kept = decoded.kept_logit
     return torch.where(counts > 0, kept + log_nb, F.softplus(kept + log_zero)) - F.softplus(kept)
 
 
-def negative_log_likelihood(counts: Tensor, decoded: Decoded, log_library: Tensor, *, constants: bool = True) -> Tensor:
+def negative_log_likelihood(counts: Tensor, decoded: Decoded, log_library: Tensor) -> Tensor:
     """Negative log-likelihood of cells, summed over genes, in nats, shape (...)."""
-    return -count_log_prob(counts, decoded, log_library, constants=constants).sum(dim=-1)
+    return -count_log_prob(counts, decoded, log_library).sum(dim=-1)
 
 # %% ../nbs/02a_likelihood.ipynb #420d2711
 _LARGEST_EXPONENT = 80.0  # e^88 overflows single precision; at 80 all that is computed from it is at its limit
