@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['N_VOTERS', 'FLOOR', 'vote_shares', 'type_probabilities', 'with_temperature', 'transfer_back_temperature',
-           'assignment_threshold']
+           'assignment_threshold', 'Evidence', 'TransferredLabels', 'transfer']
 
 # %% ../nbs/06a_confidence.ipynb #fe6b4c42
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,7 +23,7 @@ from .foreign import MIN_CELLS
 N_VOTERS = 25
 
 
-def vote_shares(labels: np.ndarray, indices: np.ndarray, types: np.ndarray) -> np.ndarray:
+def vote_shares(labels: np.ndarray, indices: np.ndarray, types: np.ndarray, *, n_voters: int = N_VOTERS) -> np.ndarray:
     """Share of each type in the votes of a cell's neighbours in the other species.
 
     Parameters
@@ -30,9 +31,11 @@ def vote_shares(labels: np.ndarray, indices: np.ndarray, types: np.ndarray) -> n
     labels
         Label of each cell that may vote, shape (other cells,).
     indices
-        Row numbers of the neighbours of each cell, best first, shape (cells, neighbours); the first `N_VOTERS` vote.
+        Row numbers of the neighbours of each cell, best first, shape (cells, neighbours).
     types
         All types, sorted, shape (types,).
+    n_voters
+        Number of first neighbours that vote.
 
     Returns
     -------
@@ -45,7 +48,7 @@ def vote_shares(labels: np.ndarray, indices: np.ndarray, types: np.ndarray) -> n
         A label is not one of the types.
     """
     codes = _type_codes(labels, types)
-    voters = codes[indices[:, :N_VOTERS]]
+    voters = codes[indices[:, :n_voters]]
     weight = np.bincount(codes)[voters] ** -0.5
     votes = np.zeros((len(voters), len(types)))
     np.add.at(votes, (np.arange(len(voters))[:, None], voters), weight)
@@ -173,3 +176,102 @@ def assignment_threshold(confidence: np.ndarray, error_rate: float = 0.05) -> fl
     values, counts = values[::-1], counts[::-1]
     expected = np.cumsum((1 - values) * counts) / np.cumsum(counts)
     return float(values[expected <= error_rate].min(initial=np.inf))
+
+# %% ../nbs/06a_confidence.ipynb #867bddc6
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What speaks for the label of each target cell, whatever the labels are.
+
+    Attributes
+    ----------
+    voters
+        Row numbers of the context cells that vote on each target cell, one array of shape (target cells, k) for each
+        kind of neighbours.
+    voters_back
+        The same from context to target, in the same order of kinds, each of shape (context cells, k).
+    target_smoothing, context_smoothing
+        `neighborhoods.smoothing_matrix` of the cells of each species.
+    known
+        Probability that the context has a cell's type, as `foreign.known_probability` gives it, shape (target cells,).
+    """
+
+    voters: Sequence[np.ndarray]
+    voters_back: Sequence[np.ndarray]
+    target_smoothing: sp.csr_matrix
+    context_smoothing: sp.csr_matrix
+    known: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class TransferredLabels:
+    """Labels of the target's cells, and how sure they are.
+
+    Attributes
+    ----------
+    labels
+        The label of each cell, shape (cells,).
+    confidence
+        Probability that it is right, 0 to 1, shape (cells,).
+    types
+        All labels of the context, sorted, shape (types,).
+    probabilities
+        Probability of each, shape (cells, types); what a row lacks to 1 is the probability of a type that the context
+        does not have.
+    threshold
+        Least confidence that a label is kept with, see `assignment_threshold`.
+    temperature
+        How the probabilities were calibrated, see `transfer_back_temperature`.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    types: np.ndarray
+    probabilities: np.ndarray
+    threshold: float
+    temperature: float
+
+    @property
+    def assigned(self) -> np.ndarray:
+        """Which cells keep their label, `bool`, shape (cells,)."""
+        return self.confidence >= self.threshold
+
+# %% ../nbs/06a_confidence.ipynb #b9f22907
+def transfer(
+    evidence: Evidence, context_labels: np.ndarray, *, error_rate: float = 0.05, given: np.ndarray | None = None
+) -> TransferredLabels:
+    """Transfer labels with calibrated probabilities.
+
+    Parameters
+    ----------
+    evidence
+        Who votes on whom, and who is like whom.
+    context_labels
+        Label of each context cell, shape (context cells,).
+    error_rate
+        Share of wrong labels to allow among the cells that keep theirs, 0 to 1.
+    given
+        Labels of the target's cells by another rule, each a label of the context, shape (target cells,); the most
+        probable label by default.
+
+    Returns
+    -------
+    transferred
+        Labels, confidence and probabilities.
+
+    Raises
+    ------
+    ValueError
+        `error_rate` is not between 0 and 1, a given label is not one of the context, or the shapes do not fit together.
+    """
+    check_number("error_rate", error_rate, high=1)
+    types = np.unique(context_labels)
+    shares = [vote_shares(context_labels, index, types, n_voters=index.shape[1]) for index in evidence.voters]
+    votes = type_probabilities(shares, evidence.target_smoothing)
+    temperature = transfer_back_temperature(
+        votes, types, context_labels, evidence.voters_back, evidence.context_smoothing
+    )
+    probabilities = with_temperature(votes, temperature) * evidence.known[:, None]
+    codes = votes.argmax(axis=1) if given is None else _type_codes(given, types)
+    confidence = probabilities[np.arange(len(codes)), codes]
+    threshold = assignment_threshold(confidence, error_rate)
+    return TransferredLabels(types[codes], confidence, types, probabilities, threshold, temperature)

@@ -17,19 +17,24 @@ from sklearn.preprocessing import normalize
 from .core import check_number
 
 # %% ../nbs/01d_foreign.ipynb #8e4ce2e4
-_ROWS_AT_ONCE = 512
+_VALUES_AT_ONCE = 2**23  # smoothed values in memory at a time
 
 
 def _variances(expression: sp.csr_matrix) -> np.ndarray:
     """Variance of each gene over the cells, above 0, shape (genes,)."""
-    squares = np.ravel(expression.multiply(expression).mean(axis=0))
-    return np.maximum(squares - np.ravel(expression.mean(axis=0)) ** 2, 1e-12)
+    n_cells, n_genes = expression.shape
+    sums = (np.bincount(expression.indices, values, n_genes) for values in (expression.data, expression.data**2))
+    mean, square = (total / n_cells for total in sums)
+    return np.maximum(square - mean**2, 1e-12)
 
 
-def _smoothed(expression: sp.csr_matrix, smoothing: sp.csr_matrix) -> Iterator[np.ndarray]:
-    """Smoothed expression, a dense block of cells at a time, so that memory does not grow with the cells."""
-    for start in range(0, smoothing.shape[0], _ROWS_AT_ONCE):
-        yield (smoothing[start : start + _ROWS_AT_ONCE] @ expression).toarray()
+def _smoothed(expression: sp.csr_matrix, smoothing: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
+    """Which genes, and their smoothed expression: a dense block of genes at a time, `float32`, shape (cells, block)."""
+    by_gene, weights = expression.astype(np.float32).tocsc(), smoothing.astype(np.float32)
+    size = min(256, max(1, _VALUES_AT_ONCE // expression.shape[0]))
+    for start in range(0, expression.shape[1], size):
+        genes = slice(start, start + size)
+        yield genes, weights @ by_gene[:, genes].toarray()
 
 
 def _signal_between_types(expression: sp.csr_matrix, codes: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -38,14 +43,22 @@ def _signal_between_types(expression: sp.csr_matrix, codes: np.ndarray, means: n
     return np.clip(share_of_cells @ (means - share_of_cells @ means) ** 2 / _variances(expression), 0, 1)
 
 
-def _signal_between_neighborhoods(expression: sp.csr_matrix, smoothing: sp.csr_matrix) -> np.ndarray:
-    """Share of each gene's variance that is left between neighbourhoods, less what noise alone would leave."""
-    sums = np.zeros((2, expression.shape[1]))
-    for block in _smoothed(expression, smoothing):
-        sums += block.sum(axis=0), (block**2).sum(axis=0)
-    mean, square = sums / smoothing.shape[0]
-    noise = smoothing.multiply(smoothing).sum() / smoothing.shape[0]
-    return np.clip(((square - mean**2) / _variances(expression) - noise) / max(1 - noise, 1e-12), 0, 1)
+def _weights_and_lengths(
+    expression: sp.csr_matrix, smoothing: sp.csr_matrix, of_context: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared gene weights, shape (genes,), and squared lengths of the weighted smoothed profiles, shape (cells,).
+
+    The share of a gene's variance that is left between neighbourhoods counts less what noise alone would leave.
+    """
+    variances, noise = _variances(expression), smoothing.multiply(smoothing).sum() / smoothing.shape[0]
+    weights, lengths = np.empty(expression.shape[1]), np.zeros(expression.shape[0])
+    for genes, block in _smoothed(expression, smoothing):
+        squares = block**2
+        left = squares.mean(axis=0, dtype=np.float64) - block.mean(axis=0, dtype=np.float64) ** 2
+        of_target = np.clip((left / variances[genes] - noise) / max(1 - noise, 1e-12), 0, 1)
+        weights[genes] = (of_context[genes] + of_target) / 2
+        lengths += squares @ weights[genes].astype(np.float32)
+    return weights, lengths
 
 # %% ../nbs/01d_foreign.ipynb #17cafe5f
 @dataclass(frozen=True, eq=False)
@@ -86,8 +99,12 @@ def _balanced(cells: _Profiles, means: np.ndarray) -> tuple[np.ndarray, np.ndarr
     n, n_types = cells.smoothing.shape[0], len(means)
     centre, of_context = cells.means(_groups(np.zeros(n, dtype=int), 1))[0], means.mean(axis=0)
     correlation = cells.correlations(centre, means - of_context)
+    earlier = np.array([], dtype=int)
     for _ in range(_ROUNDS):
         label = correlation.argmax(axis=1)
+        if np.array_equal(label, earlier):
+            break
+        earlier = label
         present = np.bincount(label, minlength=n_types) >= MIN_CELLS
         if not present.any():
             break
@@ -159,12 +176,8 @@ def foreign_scores(
     _check_foreign_inputs(context_expression, target_expression, context_labels, smoothing)
     types, codes = np.unique(context_labels, return_inverse=True)
     means = (_groups(codes, len(types)) @ context_expression).toarray()
-    signals = (
-        _signal_between_types(context_expression, codes, means),
-        _signal_between_neighborhoods(target_expression, smoothing),
-    )
-    weights = np.mean(signals, axis=0)
-    lengths = np.concatenate([block**2 @ weights for block in _smoothed(target_expression, smoothing)])
+    of_context = _signal_between_types(context_expression, codes, means)
+    weights, lengths = _weights_and_lengths(target_expression, smoothing, of_context)
     cells = _Profiles(target_expression, smoothing, weights, lengths)
     score, label = _foreign(cells, means)
     hidden = np.empty_like(score)

@@ -243,7 +243,7 @@ def test_blocks_and_orders_change_nothing(pair, monkeypatch):
     context, target, labels, _, smoothing = pair
     whole = foreign_scores(context, target, labels, smoothing)
     genes, cells = np.random.default_rng(0).permutation(context.shape[1]), np.arange(len(labels))[::-1]
-    monkeypatch.setattr(foreign_module, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(foreign_module, "_VALUES_AT_ONCE", 7 * target.shape[0])
     other = foreign_scores(context[cells][:, genes], target[:, genes], labels[cells], smoothing)
     assert np.allclose(whole.score, other.score)
     assert np.allclose(whole.hidden, other.hidden)
