@@ -57,7 +57,17 @@ MAY_IMPORT = {
     "comparing": EVERYTHING | {"species", "fitting"},
     "models": EVERYTHING | {"species", "fitting", "comparing"},
 }
-KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "species", "models"} | FIGURES
+KNOWS_ANNDATA = {
+    "core",
+    "datasets",
+    "homology",
+    "filtering",
+    "preprocessing",
+    "explore",
+    "species",
+    "comparing",
+    "models",
+} | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
 
