@@ -14,6 +14,8 @@ EVERYTHING = MODEL | {
     "preprocessing",
     "homology",
     "filtering",
+    "neighborhoods",
+    "foreign",
     "training",
     "checkpoint",
     "scoring",
@@ -30,7 +32,9 @@ MAY_IMPORT = {
     "datasets": CORE,
     "homology": CORE,
     "filtering": CORE,
-    "preprocessing": CORE | {"homology", "filtering"},
+    "neighborhoods": CORE,
+    "foreign": CORE,
+    "preprocessing": CORE | {"homology", "filtering", "neighborhoods", "foreign"},
     "likelihood": set(),
     "architecture": CORE | {"likelihood"},
     "training": MODEL,
@@ -38,7 +42,7 @@ MAY_IMPORT = {
     "scoring": MODEL,
     "alignment": MODEL | {"scoring", "training"},
     "similarity": MODEL | {"scoring"},
-    "confidence": CORE,
+    "confidence": CORE | {"foreign"},
     "evaluation": CORE,
     "lfc": MODEL,
     "uncertainty": MODEL | {"lfc"},
@@ -53,7 +57,17 @@ MAY_IMPORT = {
     "comparing": EVERYTHING | {"species", "fitting"},
     "models": EVERYTHING | {"species", "fitting", "comparing"},
 }
-KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "species", "models"} | FIGURES
+KNOWS_ANNDATA = {
+    "core",
+    "datasets",
+    "homology",
+    "filtering",
+    "preprocessing",
+    "explore",
+    "species",
+    "comparing",
+    "models",
+} | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
 
