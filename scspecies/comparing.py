@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from .accuracy import transfer_table
 from .architecture import Representation
 from .core import KEYS, check_choice, check_number, derive_seed, label_values, metadata
 from .fitting import Encoding
@@ -32,7 +33,6 @@ from scspecies.similarity import (
     latent_neighbors,
     scale_scores,
     transfer_labels,
-    transfer_table,
 )
 from .species import Species
 from .uncertainty import infer_changes

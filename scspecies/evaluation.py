@@ -152,6 +152,7 @@ def evaluate(
     true, predicted = as_labels(true_labels, "true_labels"), as_labels(predicted_labels, "predicted_labels")
     check_same_cells(true_labels=true, predicted_labels=predicted, confidence=confidence, probabilities=probabilities)
     check_same_cells(true_labels=true, foreign_score=foreign_score, unassigned=unassigned)
+    check_same_cells(true_labels=true, target_latent=target_latent, before=before)
     known, right = np.isin(true, shared_types(true, context_labels)), true == predicted
     kept = known | (foreign == "wrong")
     draws: dict[str, Any] = {"level": level, **bootstrap}

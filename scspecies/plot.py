@@ -6,9 +6,10 @@
 __all__ = ['VISIONS', 'UNLABELLED', 'Labels', 'History', 'return_palette', 'joint_representation', 'plot_2D_representation',
            'plot_training', 'label_transfer_acc', 'plot_confusion', 'plot_alluvial', 'plot_confidence',
            'plot_prototype_sim_heatmap', 'plot_similarity', 'called_genes', 'plot_volcano', 'plot_lfc',
-           'plot_lfc_comparison', 'plot_markers']
+           'plot_lfc_comparison', 'plot_markers', 'plot_evaluation', 'plot_recall', 'plot_reliability', 'plot_coverage']
 
 # %% ../nbs/08e_plot.ipynb #91bd0d0e
+from .plot_evaluation import plot_coverage, plot_evaluation, plot_recall, plot_reliability
 from .plot_genes import called_genes, plot_lfc, plot_lfc_comparison, plot_markers, plot_volcano
 from scspecies.plot_labels import (
     label_transfer_acc,
@@ -42,4 +43,8 @@ _all_ = [
     "plot_lfc",
     "plot_lfc_comparison",
     "plot_markers",
+    "plot_evaluation",
+    "plot_recall",
+    "plot_reliability",
+    "plot_coverage",
 ]
