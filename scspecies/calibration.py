@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Bins', 'calibration_table', 'expected_calibration_error', 'calibration_error_by_chance', 'brier_of_cells', 'auroc',
            'average_precision', 'coverage_curve', 'accuracy_of_surest', 'confidence_scores', 'unknown_scores',
-           'unassigned_rates']
+           'call_rates', 'unassigned_rates']
 
 # %% ../nbs/06c_calibration.ipynb #ed584307
 from collections.abc import Callable
@@ -316,6 +316,41 @@ def unknown_scores(
     }
     return measure(statistics, groups, **bootstrap)
 
+# %% ../nbs/06c_calibration.ipynb #ac5e4bc6
+def _shares(flags: dict[str, np.ndarray], level: float) -> pd.DataFrame:
+    """Table of the shares of cells whose flag is true, with Wilson's intervals; NaN where there is no cell."""
+    k, n = (np.array([count(each) for each in flags.values()]) for count in (np.sum, len))
+    value = np.divide(k, n, out=np.full(len(n), np.nan), where=n > 0)
+    return measures_table(list(flags), value, *wilson_interval(k, n, level=level), n)
+
+
+def call_rates(foreign_call: ArrayLike, foreign: ArrayLike, *, level: float = 0.95) -> pd.DataFrame:
+    """Shares of foreign and of known cells that are called foreign.
+
+    Parameters
+    ----------
+    foreign_call, foreign
+        Whether the cell is called foreign, and whether the context lacks its true type; boolean, shape (cells,).
+    level
+        Coverage of Wilson's intervals.
+
+    Returns
+    -------
+    rates
+        Rows `foreign_called` (best is 1) and `known_called` (best is 0); columns `value`, `low`, `high`, `n`. NaN
+        where there is no such cell.
+
+    Raises
+    ------
+    ValueError
+        The inputs are not equally many.
+    TypeError
+        One of them is not boolean.
+    """
+    flags, new = as_flags(foreign_call, "foreign_call"), as_flags(foreign, "foreign")
+    check_same_cells(foreign_call=flags, foreign=new)
+    return _shares({"foreign_called": flags[new], "known_called": flags[~new]}, level)
+
 # %% ../nbs/06c_calibration.ipynb #dc99f420
 def unassigned_rates(
     unassigned: ArrayLike, foreign: ArrayLike, right: ArrayLike, *, level: float = 0.95
@@ -345,8 +380,9 @@ def unassigned_rates(
     """
     flags, new, good = as_flags(unassigned, "unassigned"), as_flags(foreign, "foreign"), as_flags(right, "right")
     check_same_cells(unassigned=flags, foreign=new, right=good)
-    cases = [(flags & new, new), (flags & ~new, ~new), (good & ~flags, ~flags)]
-    k, n = (np.array([part[i].sum() for part in cases]) for i in range(2))
-    value = np.divide(k, n, out=np.full(len(n), np.nan), where=n > 0)
-    names = ["foreign_unassigned", "known_unassigned", "labelled_right"]
-    return measures_table(names, value, *wilson_interval(k, n, level=level), n)
+    shares = {
+        "foreign_unassigned": flags[new],
+        "known_unassigned": flags[~new],
+        "labelled_right": good[~flags],
+    }
+    return _shares(shares, level)

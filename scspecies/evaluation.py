@@ -28,6 +28,7 @@ from scspecies.calibration import (
     Bins,
     brier_of_cells,
     calibration_table,
+    call_rates,
     confidence_scores,
     coverage_curve,
     unassigned_rates,
@@ -100,6 +101,7 @@ def evaluate(
     confidence: ArrayLike | None = None,
     probabilities: pd.DataFrame | None = None,
     foreign_score: ArrayLike | None = None,
+    foreign_call: ArrayLike | None = None,
     unassigned: ArrayLike | None = None,
     target_latent: np.ndarray | None = None,
     context_latent: np.ndarray | None = None,
@@ -123,9 +125,9 @@ def evaluate(
         Probability that the predicted label is right, 0 to 1, shape (target cells,).
     probabilities
         Probability of each type of the context (columns) for each cell (rows), as `brier_of_cells` takes it.
-    foreign_score, unassigned
-        How foreign a cell is to the context (higher is more), and whether it gets no label (boolean), shape (target
-        cells,).
+    foreign_score, foreign_call, unassigned
+        How foreign a cell is to the context (higher is more), whether it is called so, and whether it gets no label
+        (both boolean); shape (target cells,).
     target_latent, context_latent, before
         The cells in the aligned latent space, and the target's in a representation from before the alignment, for
         `self_classification_loss` (the first and last) and `integration_scores` (the first two).
@@ -146,12 +148,12 @@ def evaluate(
     ValueError
         Inputs do not fit together or are out of range, a label is missing, or no type is shared.
     TypeError
-        `unassigned` is not boolean, or `probabilities` has no named columns.
+        `foreign_call` or `unassigned` is not boolean, or `probabilities` has no named columns.
     """
     check_choice("foreign", foreign, get_args(Foreign))
     true, predicted = as_labels(true_labels, "true_labels"), as_labels(predicted_labels, "predicted_labels")
     check_same_cells(true_labels=true, predicted_labels=predicted, confidence=confidence, probabilities=probabilities)
-    check_same_cells(true_labels=true, foreign_score=foreign_score, unassigned=unassigned)
+    check_same_cells(true_labels=true, foreign_score=foreign_score, foreign_call=foreign_call, unassigned=unassigned)
     check_same_cells(true_labels=true, target_latent=target_latent, before=before)
     known, right = np.isin(true, shared_types(true, context_labels)), true == predicted
     kept = known | (foreign == "wrong")
@@ -166,6 +168,8 @@ def evaluate(
         tables.append(measure({"brier_multiclass": lambda rows: float(cells[rows].mean())}, true[kept], **draws))
     if foreign_score is not None:
         tables.append(unknown_scores(foreign_score, ~known, strata=true, **draws))
+    if foreign_call is not None:
+        tables.append(call_rates(foreign_call, ~known, level=level))
     if unassigned is not None:
         tables.append(unassigned_rates(unassigned, ~known, right, level=level))
     tables += _of_latent(target_latent, context_latent, before, (true, context_labels), **draws)

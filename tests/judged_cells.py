@@ -21,5 +21,6 @@ def judged_cells() -> tuple:
 def everything(cells, **options) -> Evaluation:
     """Evaluate them with all inputs but the latent points."""
     true, guess, confidence, score, probabilities = cells
-    given = {"confidence": confidence, "probabilities": probabilities, "foreign_score": score, "unassigned": score > 1}
-    return evaluate(true, guess, CONTEXT, **given, **{"n_boot": 30, **options})
+    given = {"confidence": confidence, "probabilities": probabilities, "foreign_score": score}
+    calls = {"foreign_call": score > 2, "unassigned": score > 1}
+    return evaluate(true, guess, CONTEXT, **given, **calls, **{"n_boot": 30, **options})

@@ -18,6 +18,7 @@ from scspecies.calibration import (
     brier_of_cells,
     calibration_error_by_chance,
     calibration_table,
+    call_rates,
     confidence_scores,
     coverage_curve,
     expected_calibration_error,
@@ -161,6 +162,14 @@ def test_unassigned_rates_by_hand():
     assert np.isnan(unassigned_rates(unassigned, np.zeros(6, bool), right).value["foreign_unassigned"])
 
 
+def test_call_rates_by_hand():
+    call, foreign = np.array([True, True, False, False, True]), np.array([True, True, True, False, False])
+    rates = call_rates(call, foreign)
+    assert np.allclose(rates["value"], [2 / 3, 1 / 2]) and rates["n"].tolist() == [3, 2]
+    assert np.allclose(rates.loc["known_called", ["low", "high"]].astype(float), wilson_interval(1, 2))
+    assert np.isnan(call_rates(call, np.zeros(5, bool)).value["foreign_called"])
+
+
 # ---------------------------------------------------------------- messages
 
 FLAGS = np.array([True, False])
@@ -185,6 +194,8 @@ SPACE = np.zeros((2, 3))
         (lambda: brier_of_cells(pd.DataFrame(SPACE - 1), TYPES), ValueError, "`probabilities` to be finite numbers"),
         (lambda: unknown_scores([0, np.inf], FLAGS), ValueError, "`foreign_score` to be finite numbers, found inf."),
         (lambda: unknown_scores([0, 1], [0, 1]), TypeError, "Expected `foreign` to be True or False for each cell"),
+        (lambda: call_rates([0.1, 1], FLAGS), TypeError, "Expected `foreign_call` to be True or False for each cell"),
+        (lambda: call_rates([True], FLAGS), ValueError, "found lengths foreign_call: 1, foreign: 2."),
         (lambda: unassigned_rates([0.1, 1], FLAGS, FLAGS), TypeError, "Expected `unassigned` to be True or False"),
     ],
 )

@@ -13,7 +13,14 @@ from scipy import stats
 from judged_cells import CONTEXT, everything
 from scspecies import evaluation
 from scspecies.accuracy import confusion_counts, transfer_scores
-from scspecies.calibration import brier_of_cells, calibration_table, confidence_scores, unassigned_rates, unknown_scores
+from scspecies.calibration import (
+    brier_of_cells,
+    calibration_table,
+    call_rates,
+    confidence_scores,
+    unassigned_rates,
+    unknown_scores,
+)
 from scspecies.evaluation import evaluate, summarise_runs
 from scspecies.integration import self_classification_loss
 
@@ -30,6 +37,7 @@ def test_evaluate_gives_what_the_functions_give(cells):
         transfer_scores(true, guess, CONTEXT, n_boot=30),
         confidence_scores(confidence, right, strata=true, n_boot=30),
         unknown_scores(score, foreign, strata=true, n_boot=30),
+        call_rates(score > 2, foreign),
         unassigned_rates(score > 1, foreign, right),
     ]
     for table in expected:
@@ -70,7 +78,8 @@ def test_foreign_cells_left_out_are_as_if_they_were_not_there(cells):
     known = cells[0] != "new"
     of_known = [values[known] for values in cells]
     result, alone = everything(cells, foreign="left_out"), everything(of_known)
-    unknown = ["unknown_auroc", "unknown_average_precision", "foreign_unassigned", "known_unassigned", "labelled_right"]
+    unknown = ["unknown_auroc", "unknown_average_precision", "foreign_called", "known_called"]
+    unknown += ["foreign_unassigned", "known_unassigned", "labelled_right"]
     pd.testing.assert_frame_equal(result.summary.drop(unknown), alone.summary.drop(unknown))
     pd.testing.assert_frame_equal(result.by_type, alone.by_type)
     assert result.summary.loc[unknown].equals(everything(cells).summary.loc[unknown])
