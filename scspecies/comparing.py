@@ -14,6 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from .accuracy import transfer_table
 from .architecture import Representation
 from .confidence import N_VOTERS, Evidence, TransferredLabels, transfer
 from .core import KEYS, check_choice, check_number, derive_seed, label_values, metadata
@@ -38,7 +39,6 @@ from scspecies.similarity import (
     latent_neighbors,
     scale_scores,
     transfer_labels,
-    transfer_table,
 )
 from .species import Species
 from .uncertainty import infer_changes

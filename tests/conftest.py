@@ -22,3 +22,11 @@ def shared_data() -> Path:
         message = "The real data are not there; expected them in ../shared/data."
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def cells() -> tuple:
+    """Return labels, confidence, foreignness and probabilities of cells; do not change them."""
+    from judged_cells import judged_cells
+
+    return judged_cells()

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
-from scspecies import plot, plot_genes, plot_labels, plot_space, plot_style
+from scspecies import plot, plot_evaluation, plot_genes, plot_labels, plot_space, plot_style
 from scspecies.core import KEYS
 from scspecies.plot import (
     UNLABELLED,
@@ -93,7 +93,7 @@ def joint(mdata) -> ad.AnnData:
 
 
 def test_every_figure_is_a_name_of_this_module():
-    chapters = [plot_style, plot_space, plot_labels, plot_genes]
+    chapters = [plot_style, plot_space, plot_labels, plot_genes, plot_evaluation]
     drawn = {name for chapter in chapters[1:] for name in chapter.__all__}
     assert drawn <= set(plot.__all__) and len(plot.__all__) == len(set(plot.__all__))
     for name in plot.__all__:
