@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REMOVED', 'Matching', 'N_COMPONENTS', 'NEIGHBOR_OPTIONS', 'N_VOTES', 'ORTHOLOGY', 'prepare_dataset',
-           'comparable_profiles', 'data_level_neighbors', 'rank_within_labels', 'vote', 'GeneCounts', 'gene_counts',
-           'shared_counts', 'chosen_counts', 'add_orthologues', 'add_neighbors', 'join_datasets', 'save_mudata',
-           'create_mdata']
+           'comparable_profiles', 'data_level_neighbors', 'rank_within_labels', 'vote', 'guess_labels', 'believe',
+           'GeneCounts', 'gene_counts', 'shared_counts', 'chosen_counts', 'add_orthologues', 'add_neighbors',
+           'join_datasets', 'save_mudata', 'create_mdata']
 
 # %% ../nbs/02_preprocessing.ipynb #a22b7b84
 import logging
@@ -41,7 +41,9 @@ from scspecies.core import (
     resolve_device,
     species_data,
 )
+from .expression import expression_components, log_expression, smoothing_matrix
 from .filtering import Filters, report_removal, select_cells_and_genes
+from .guess import first_guess
 from .homology import OrthologueReport, orthologue_pairs, translate
 from .neighbors import Method, Metric, majority_vote, nearest_neighbors
 
@@ -183,7 +185,7 @@ def prepare_dataset(
     return prepared
 
 # %% ../nbs/02_preprocessing.ipynb #a0cbce91
-Matching = Literal["centered", "reference"]
+Matching = Literal["guided", "centered", "reference"]
 N_COMPONENTS = 20
 _PIECE = 2**13  # target cells whose profiles are being made at a time
 
@@ -279,6 +281,16 @@ def comparable_profiles(
     return profiles
 
 # %% ../nbs/02_preprocessing.ipynb #d146e4ab
+def _own_label_first(
+    context: np.ndarray, target: np.ndarray, context_labels: np.ndarray, target_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Profiles whose nearest neighbours, by cosine or Euclidean distance, have the same label where there are any."""
+    context, target = normalize(context), normalize(target)  # two of them are no further apart than 2
+    types, codes = np.unique(np.concatenate([context_labels, target_labels]), return_inverse=True)
+    beside = 2 * np.eye(len(types))[codes]  # but two different rows of this one are, by sqrt(8)
+    return np.hstack([context, beside[: len(context)]]), np.hstack([target, beside[len(context) :]])
+
+
 NEIGHBOR_OPTIONS = ("n_neighbors", "metric", "method", "block_size", "device", "show_progress")
 
 
@@ -286,8 +298,9 @@ def data_level_neighbors(
     context_counts: sp.csr_matrix,
     target_counts: sp.csr_matrix,
     context_labels: np.ndarray | None = None,
+    target_labels: np.ndarray | None = None,
     *,
-    matching: Matching = "centered",
+    matching: Matching = "guided",
     log1p: bool = True,
     n_neighbors: int = 250,
     **options: Any,
@@ -300,11 +313,14 @@ def data_level_neighbors(
         Counts of the shared genes in the same order, shapes (context cells, genes) and (target cells, genes).
     context_labels
         Label of each context cell, for `comparable_profiles`, shape (context cells,).
+    target_labels
+        First guess of each target cell's label, shape (target cells,), for `matching='guided'`; not used otherwise.
     matching
-        Compare `comparable_profiles` ('centered'), or the counts themselves ('reference').
+        Compare `comparable_profiles` ('centered'), the same with cells of the guessed label before all others
+        ('guided'), or the counts themselves ('reference').
     log1p
-        Compare the natural logarithm of 1 + counts, counts otherwise; with `matching='centered'` they are scaled to a
-        common depth before.
+        Compare the natural logarithm of 1 + counts, counts otherwise; unless `matching='reference'` they are scaled to
+        a common depth before.
     n_neighbors
         How many neighbours; all context cells where there are fewer.
     **options
@@ -328,10 +344,12 @@ def data_level_neighbors(
             f"Expected at least 2 shared genes to compare cells by, found {context_counts.shape[1]}. "
             "Look for a table of orthologues that knows more genes."
         )
-    if matching == "centered":
-        context, target = comparable_profiles(context_counts, target_counts, context_labels, log1p=log1p)
-    else:
+    if matching == "reference":
         context, target = (x.log1p() if log1p else x for x in (context_counts, target_counts))
+    else:
+        context, target = comparable_profiles(context_counts, target_counts, context_labels, log1p=log1p)
+        if matching == "guided" and context_labels is not None and target_labels is not None:
+            context, target = _own_label_first(context, target, context_labels, target_labels)
     return nearest_neighbors(target, context, n_neighbors, **options)
 
 # %% ../nbs/02_preprocessing.ipynb #f59d31a1
@@ -361,6 +379,15 @@ def rank_within_labels(labels: np.ndarray, share: np.ndarray) -> np.ndarray:
     return rank
 
 # %% ../nbs/02_preprocessing.ipynb #617681ae
+def _ranked(labels: np.ndarray, share: np.ndarray, lost: np.ndarray | None) -> np.ndarray:
+    """Rank cells inside their label, `lost` ones behind all others."""
+    if lost is None:
+        return rank_within_labels(labels, share)
+    rank = np.full(len(labels), np.nextafter(1, 0))
+    rank[~lost] = rank_within_labels(labels[~lost], share[~lost])
+    return rank
+
+
 def vote(
     context_labels: np.ndarray, indices: np.ndarray, *, balanced: bool = True, lost: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -388,11 +415,61 @@ def vote(
     codes, names = pd.factorize(context_labels, sort=True)
     weights = _group_sizes(codes)[voters] ** -0.5 if balanced else None
     winners, share = majority_vote(codes[voters], weights)
-    rank = rank_within_labels(winners, share)
-    if lost is not None:
-        rank[~lost] = rank_within_labels(winners[~lost], share[~lost])
-        rank[lost] = np.nextafter(1, 0)
-    return np.asarray(names, dtype=context_labels.dtype)[winners], rank
+    return np.asarray(names, dtype=context_labels.dtype)[winners], _ranked(winners, share, lost)
+
+# %% ../nbs/02_preprocessing.ipynb #acc0b0001
+def guess_labels(
+    context_counts: sp.csr_matrix, target_counts: sp.csr_matrix, labels: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Make a `guess.first_guess` for several columns of labels.
+
+    Parameters
+    ----------
+    context_counts, target_counts
+        Counts of the shared genes in the same order, shapes (context cells, genes) and (target cells, genes).
+    labels
+        For each column, the label of each context cell, shape (context cells,).
+
+    Returns
+    -------
+    probabilities
+        For each column, the probability of each label, shape (target cells, labels).
+    """
+    context, target = log_expression(context_counts, target_counts)
+    smoothing = (
+        smoothing_matrix(expression_components(target))
+        if min(target.shape) > 1
+        else sp.identity(target.shape[0], format="csr")
+    )
+    return {key: first_guess(context, target, values, smoothing) for key, values in labels.items()}
+
+
+def believe(
+    types: np.ndarray, probabilities: np.ndarray, *, lost: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the most probable label of each target cell, and rank the cells.
+
+    Parameters
+    ----------
+    types
+        The labels, shape (labels,).
+    probabilities
+        Probability of each, shape (target cells, labels).
+    lost
+        Which target cells have no counts to guess by, `bool`, shape (target cells,); they are ranked last.
+
+    Returns
+    -------
+    labels
+        The most probable label, shape (target cells,).
+    rank
+        Rank of confidence inside the label, or the probability that the label is wrong where that is smaller; 0 (best)
+        to below 1, shape (target cells,).
+    """
+    codes, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    rank = _ranked(codes, sure, lost)
+    wrong = 1 - sure if lost is None else np.where(lost, 1, 1 - sure)
+    return types[codes], np.minimum(rank, wrong)
 
 # %% ../nbs/02_preprocessing.ipynb #b04d7f7c
 @dataclass(frozen=True, eq=False)
@@ -476,23 +553,25 @@ def add_neighbors(
     counts: tuple[sp.csr_matrix, sp.csr_matrix],
     label_keys: Sequence[str],
     *,
-    matching: Matching = "centered",
+    matching: Matching = "guided",
     **options: Any,
 ) -> None:
-    """Find the data-level neighbours of a prepared target and let them vote.
+    """Find the data-level neighbours of a prepared target, and a first guess of its labels.
 
     Parameters
     ----------
     context, target
         Prepared datasets. Sets `target.obsm['ind_neigh_nns']`, and for each key `target.obs['pred_nns_<key>']` and
-        `target.obs['top_percent_<key>']`.
+        `target.obs['top_percent_<key>']`; with `matching='guided'` also `target.obsm['prob_nns_<key>']`, the
+        probability of every label of the context (in the order of `numpy.unique`), shape (target cells, labels).
     counts
         Counts of their cells in the shared genes, in the same order, shapes (context cells, genes) and (target cells,
         genes).
     label_keys
         Columns of `context.obs` to transfer.
     matching
-        How cells are compared ('centered' or 'reference'), and whether votes are balanced (with 'centered').
+        Take `guess.first_guess` and neighbours of the guessed label ('guided'), or the vote of the neighbours,
+        balanced between types ('centered') or not ('reference').
     **options
         Of `data_level_neighbors`.
 
@@ -506,8 +585,12 @@ def add_neighbors(
         raise ValueError(
             f"Expected counts in the {counts[0].shape[1]:,} genes that {names[0]} and {names[1]} share, found none."
         )
-    types = label_values(context, context.uns[KEYS.metadata]["cell_key"], names[0])
-    indices, _ = data_level_neighbors(*counts, types, matching=matching, **options)
+    labels = {key: label_values(context, key, names[0]) for key in label_keys}
+    cell_key = context.uns[KEYS.metadata]["cell_key"]
+    types = label_values(context, cell_key, names[0])
+    guesses = guess_labels(*counts, {cell_key: types, **labels}) if matching == "guided" else {}
+    guessed = np.unique(types)[guesses[cell_key].argmax(axis=1)] if guesses else None
+    indices, _ = data_level_neighbors(*counts, types, guessed, matching=matching, **options)
     target.obsm[KEYS.neighbors] = indices
     lost = counts[1].getnnz(axis=1) == 0
     if lost.any():
@@ -516,10 +599,13 @@ def add_neighbors(
             "their data-level neighbours are arbitrary. Look for a table of orthologues that knows more genes.",
             stacklevel=3,
         )
-    for key in label_keys:
-        context_labels = label_values(context, key, names[0])
-        labels, rank = vote(context_labels, indices, balanced=matching == "centered", lost=lost)
-        target.obs[KEYS.voted_label(key)] = pd.Categorical(labels)
+    for key, context_labels in labels.items():
+        if matching == "guided":
+            target.obsm[KEYS.guess(key)] = guesses[key]
+            winners, rank = believe(np.unique(context_labels), guesses[key], lost=lost)
+        else:
+            winners, rank = vote(context_labels, indices, balanced=matching == "centered", lost=lost)
+        target.obs[KEYS.voted_label(key)] = pd.Categorical(winners)
         target.obs[KEYS.confidence_rank(key)] = rank
 
 # %% ../nbs/02_preprocessing.ipynb #0bbd85ab
@@ -531,7 +617,7 @@ def _neighbor_options(nn_kwargs: Mapping[str, Any] | None, device: str, matching
     check_number("n_neighbors", options.get("n_neighbors", 1), low=1, whole=True)
     check_choice("matching", matching, get_args(Matching))
     # the signs of the directions of centred profiles are arbitrary, and a correlation over them would depend on these
-    metrics = ("cosine", "euclidean") if matching == "centered" else get_args(Metric)
+    metrics = get_args(Metric) if matching == "reference" else ("cosine", "euclidean")
     check_choice("metric", options.get("metric", "cosine"), metrics)
     check_choice("method", options.get("method", "auto"), get_args(Method))
     resolve_device(options["device"])
@@ -694,7 +780,7 @@ class _Targets(_Datasets):
         layer: str | None = None,
         orthologues: str | Path | pd.DataFrame | None = None,
         device: str = "cpu",
-        matching: Matching = "centered",
+        matching: Matching = "guided",
         min_non_zero_genes: float | None = None,
         min_cell_type_size: int | None = None,
         min_batch_size: int | None = None,
@@ -717,8 +803,8 @@ class _Targets(_Datasets):
         n_top_genes
             Number of most variable genes to keep for the model; all genes by default.
         compute_log1p
-            Take logarithms, log(1 + counts), for the neighbour search; with `matching='centered'` of counts that are
-            scaled to a common depth.
+            Take logarithms, log(1 + counts), for the neighbour search; unless `matching='reference'` of counts that
+            are scaled to a common depth.
         nn_kwargs
             Options of the neighbour search: `n_neighbors` (250), `metric` ('cosine' or 'euclidean'; with
             `matching='reference'` also 'correlation'), `method` ('auto', 'exact' or 'approximate'), `block_size`,
@@ -730,9 +816,10 @@ class _Targets(_Datasets):
         device
             Where the neighbours are computed: 'cpu', 'cuda', 'cuda:1', 'mps'.
         matching
-            How cells are compared on the counts: 'centered', `comparable_profiles` of all shared genes, with votes
-            that are balanced between cell types; or 'reference', the counts of the chosen genes as they are, with
-            plain votes, as in version 0.1.4 of the method's first implementation.
+            How the first guess of labels, and the candidates of the alignment, are found on the counts: 'guided', by
+            classifiers, with candidates of the guessed label first; 'centered', by votes of the nearest cells in
+            `comparable_profiles`, balanced between types; or 'reference', by plain votes of the nearest cells in the
+            counts of the chosen genes as they are, as in version 0.1.4 of the method's first implementation.
         min_non_zero_genes, min_cell_type_size, min_batch_size
             Thresholds of the filters; those of the context by default.
 
@@ -754,10 +841,10 @@ class _Targets(_Datasets):
         taxa = (int(data.uns[KEYS.metadata]["NCBI_Taxon_ID"]) for data in (self.context, target))
         pairs, source = orthologue_pairs(counts.genes, *taxa, table=orthologues)
         report = add_orthologues(self.context, target, pairs, source)
-        if matching == "centered":
-            shared = shared_counts(self.context_counts, counts, pairs)
-        else:
+        if matching == "reference":
             shared = chosen_counts(self.context, target)
+        else:
+            shared = shared_counts(self.context_counts, counts, pairs)
         add_neighbors(self.context, target, shared, keys, matching=matching, log1p=compute_log1p, **options)
         self._keep(target)
         self.orthologues[dataset_name] = report

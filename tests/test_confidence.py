@@ -13,23 +13,21 @@ from sklearn.neighbors import NearestNeighbors
 from real_pairs import PAIRS
 from scspecies import confidence as module
 from scspecies.confidence import (
-    FLOOR,
     LIKELIHOOD_RATIO,
     N_ANCHORS,
     ForeignScores,
     assignment_threshold,
     call_foreign,
-    expression_components,
     foreign_scores,
     known_probability,
-    log_expression,
-    smoothing_matrix,
     transfer_back_temperature,
     type_probabilities,
     vote_shares,
     with_temperature,
 )
 from scspecies.datasets import synthetic_species
+from scspecies.expression import expression_components, log_expression, smoothing_matrix
+from scspecies.guess import FLOOR
 from scspecies.homology import orthologue_pairs
 from scspecies.preprocessing import gene_counts, prepare_dataset, shared_counts
 
