@@ -13,7 +13,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anndata as ad
@@ -42,7 +42,10 @@ class KeyNames:
     similarities: str = "similarities"
     similar_cells: str = "similarities_ind"
     representation: str = "representation"
+    joint: str = "X_scspecies"  # the latent means of all datasets, in `obsm` of the whole
+    dataset: str = "dataset"  # the dataset of each cell, in `obs` of the whole
     unknown: str = "unknown"  # the cell key of a dataset without labels
+    source: str = ""  # part of the names of results that do not come from the context
 
     def voted_label(self, key: str) -> str:
         """Column of `obs` with the label `key` as voted by the neighbours on the counts."""
@@ -54,11 +57,20 @@ class KeyNames:
 
     def transferred_label(self, key: str) -> str:
         """Column of `obs` with the label `key` as voted by the most similar context cells."""
-        return f"pred_sim_{key}"
+        return f"pred_sim_{key}{self.source}"
 
     def transferred_share(self, key: str) -> str:
         """Column of `obs` with the share of the votes that this label got, 0 to 1."""
-        return f"pred_sim_{key}_share"
+        return f"pred_sim_{key}{self.source}_share"
+
+    def of_source(self, name: str) -> "KeyNames":
+        """The names for what comes from the dataset `name` instead of the context, such as 'pred_sim_type_from_rat'."""
+        source = f"_from_{name}"
+        similarities = {
+            "similarities": f"{self.similarities}{source}",
+            "similar_cells": f"{self.similar_cells}{source}",
+        }
+        return replace(self, source=source, **similarities)
 
 
 KEYS = KeyNames()
