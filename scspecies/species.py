@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import anndata as ad
 import mudata as mu
 import numpy as np
 import pandas as pd
@@ -165,13 +166,12 @@ class SpeciesPlan:
     optimizer_class: OptimizerClass = torch.optim.Adam
 
 # %% ../nbs/09_species.ipynb #785dbbfa
-def _prepared(mdata: mu.MuData, key: str, role: Role) -> SpeciesData:
+def _prepared(adata: ad.AnnData, key: str, role: Role) -> SpeciesData:
     """The cells of one modality, which must have been prepared for this role."""
-    check_key(mdata.mod, key, "mdata.mod")
-    found = metadata(mdata[key], f"mdata[{key!r}]").get("role")
+    found = metadata(adata, f"mdata[{key!r}]").get("role")
     if found != role:
         raise ValueError(f"Expected mdata[{key!r}] to be prepared as {role}, found {found!r}. Swap the keys?")
-    return species_data(mdata[key])
+    return species_data(adata)
 
 
 def check_transferable(context: VAEConfig, target: VAEConfig, alignment: Alignment) -> None:
@@ -185,9 +185,9 @@ def check_transferable(context: VAEConfig, target: VAEConfig, alignment: Alignme
         )
 
 # %% ../nbs/09_species.ipynb #3b67af13
-def read_target(mdata: mu.MuData, context: Species, plan: SpeciesPlan) -> Species:
+def read_target(adata: ad.AnnData, context: Species, plan: SpeciesPlan) -> Species:
     """Read a target of a context that was read; genes that the context does not count as homologous are its own."""
-    data = _prepared(mdata, plan.key, "target")
+    data = _prepared(adata, plan.key, "target")
     ours, theirs = homologous_genes(context.data, data)
     return Species("target", data=data, homologous=theirs[np.isin(ours, context.homologous)], **vars(plan))
 
@@ -214,11 +214,13 @@ def read_species(mdata: mu.MuData, context: SpeciesPlan, *targets: SpeciesPlan) 
     ValueError
         A modality was prepared for the other role, or the species share no gene.
     """
-    of_context = _prepared(mdata, context.key, "context")
-    of_targets = [_prepared(mdata, target.key, "target") for target in targets]
+    for plan in (context, *targets):
+        check_key(mdata.mod, plan.key, "mdata.mod")
+    of_context = _prepared(mdata[context.key], context.key, "context")
+    of_targets = [_prepared(mdata[plan.key], plan.key, "target") for plan in targets]
     genes = np.unique(np.concatenate([homologous_genes(of_context, data)[0] for data in of_targets]))
     first = Species("context", data=of_context, homologous=genes, **vars(context))
-    return first, *(read_target(mdata, first, target) for target in targets)
+    return first, *(read_target(mdata[plan.key], first, plan) for plan in targets)
 
 # %% ../nbs/09_species.ipynb #f916e8dc
 class TwoSpecies:

@@ -50,10 +50,12 @@ MAY_IMPORT = {
     "explore": CORE | {"plot"},
     "species": EVERYTHING,
     "fitting": EVERYTHING | {"species"},
-    "comparing": EVERYTHING | {"species", "fitting"},
+    "comparing": EVERYTHING | {"species"},
     "models": EVERYTHING | {"species", "fitting", "comparing"},
+    "multispecies": EVERYTHING | {"species", "fitting", "comparing", "models"},
 }
-KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "species", "models"} | FIGURES
+USERS_OBJECTS = {"species", "models", "multispecies"}
+KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore"} | USERS_OBJECTS | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
 
