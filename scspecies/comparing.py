@@ -18,8 +18,16 @@ import pandas as pd
 from .accuracy import transfer_table
 from .architecture import Representation
 from .confidence import N_VOTERS, Evidence, TransferredLabels, transfer
-from .core import KEYS, check_choice, check_number, derive_seed, label_values, metadata
-from .fitting import Encoding
+from scspecies.core import (
+    KEYS,
+    KeyNames,
+    check_choice,
+    check_number,
+    derive_seed,
+    homologous_genes,
+    label_values,
+    metadata,
+)
 from .foreign import ForeignScores, known_probability
 from scspecies.lfc import (
     ComparedSpecies,
@@ -41,7 +49,7 @@ from scspecies.similarity import (
     scale_scores,
     transfer_labels,
 )
-from .species import Species
+from .species import Species, TwoSpecies
 from .uncertainty import infer_changes
 
 # %% ../nbs/09b_comparing.ipynb #5288f45d
@@ -55,18 +63,25 @@ def _check_rows(name: str, rows: np.ndarray, species: Species) -> None:
         raise IndexError(f"Expected `{name}` to be rows of the {n_cells} cells of '{species.key}', found {wrong}.")
 
 
-class _Scores(Encoding):
+class _Scores(TwoSpecies):
     """Score chosen pairs of cells."""
 
     def _aligned(self) -> tuple[Representation, Representation]:
         """The encoded cells of context and target; raises unless they belong together."""
         context, target = self.context.require_representation(), self.target.require_representation()
-        if self.target.state.aligned_to != self.context.state.run:
+        if self.context.space != self.target.space:
+            behind, other = sorted((self.target, self.context), key=lambda species: species.role == "context")
+            present = "present context" if other.role == "context" else f"context that '{other.key}' is aligned to"
             raise RuntimeError(
-                f"Expected the target '{self.target.key}' to be aligned to the present context, found that the context "
+                f"Expected the target '{behind.key}' to be aligned to the {present}, found that the context "
                 "has changed since. Call `train_target` and `get_representation('target')` again."
             )
         return context, target
+
+    @property
+    def names(self) -> KeyNames:
+        """Names of results in the target; where these do not come from the context, they say so."""
+        return KEYS if self.context.role == "context" else KEYS.of_source(self.context.key)
 
     def similarity_metric(
         self,
@@ -174,7 +189,12 @@ class _Evidence(Similarity):
     """Collect what speaks for a label."""
 
     def _stored(self) -> dict[str, np.ndarray] | None:
-        """Neighbours and components as data setup has left them; `None`, with a warning, where it has not."""
+        """Neighbours and components as data setup has left them; `None`, with a warning, where it has not.
+
+        It leaves them for a target and its context, and not for two targets.
+        """
+        if self.names.source:
+            return None
         context, target = self.mdata[self.context.key], self.mdata[self.target.key]
         name = metadata(target)["name"]
         places = {
@@ -221,12 +241,17 @@ LabelRule = Literal["probability", "votes"]
 
 
 def _write_labels(
-    target: ad.AnnData, key: str, labels: np.ndarray, share: np.ndarray, transferred: TransferredLabels | None
+    target: ad.AnnData,
+    key: str,
+    labels: np.ndarray,
+    share: np.ndarray,
+    transferred: TransferredLabels | None,
+    names: KeyNames,
 ) -> None:
     """Write the labels of one column, and their probabilities where there are some."""
-    target.obs[KEYS.transferred_label(key)] = pd.Categorical(labels)
-    target.obs[KEYS.transferred_share(key)] = share
-    confidence, assigned, name = KEYS.transferred_confidence(key), KEYS.assigned_label(key), KEYS.probabilities(key)
+    target.obs[names.transferred_label(key)] = pd.Categorical(labels)
+    target.obs[names.transferred_share(key)] = share
+    confidence, assigned, name = names.transferred_confidence(key), names.assigned_label(key), names.probabilities(key)
     if transferred is None:  # those of an earlier call would not belong to these labels
         target.obs.drop(columns=[confidence, assigned], errors="ignore", inplace=True)
         target.obsm.pop(name, None)
@@ -247,8 +272,33 @@ def _check_transfer(top_neigh: int, labels_by: LabelRule, error_rate: float, for
         raise ValueError(f"Expected `foreign_share` to be above 0 and below 1, found {foreign_share!r}.")
 
 
+def _warn_of_transferred(species: Species, key: str) -> None:
+    """Say that labels are a result themselves."""
+    message = f"'{species.key}' has no cell types of its own; its transferred labels {key!r} are used."
+    warnings.warn(message, stacklevel=5)
+
+
 class _Transfer(_Evidence):
     """Transfer labels to all target cells."""
+
+    def _context_labels(self, key: str) -> np.ndarray:
+        """The labels to transfer: a column of the context, or what was transferred to it under this name."""
+        context, transferred = self.mdata[self.context.key], KEYS.transferred_label(key)
+        if key in context.obs or transferred not in context.obs:
+            return label_values(context, key, self.context.key)
+        self._require_present(transferred, self.context)
+        _warn_of_transferred(self.context, transferred)
+        return label_values(context, transferred, self.context.key)
+
+    def _require_present(self, key: str, species: Species) -> None:
+        """Raise where a column of a species holds labels that were transferred with other weights."""
+        runs = metadata(self.mdata[species.key]).get("transferred_runs", {})
+        if runs.get(key, species.state.run) != species.state.run:
+            raise RuntimeError(
+                f"Expected the labels {species.key}.obs[{key!r}] to be transferred with the {species.role}'s present "
+                "weights, found that they come from others. Call `transfer_labels_data` first; to keep the old labels, "
+                "copy the column to another name, which may be named as `target_cell_key`."
+            )
 
     def transfer_labels_data(
         self,
@@ -308,7 +358,7 @@ class _Transfer(_Evidence):
         keys = [context_obs_transfer] if isinstance(context_obs_transfer, str) else list(context_obs_transfer)
         if not keys:
             raise ValueError("Expected at least one column of the context in `context_obs_transfer`, found none.")
-        labels = {key: label_values(self.mdata[self.context.key], key, self.context.key) for key in keys}
+        labels = {key: self._context_labels(key) for key in keys}
         _check_transfer(top_neigh, labels_by, error_rate, foreign_share)
         scores, index = self.similarity_metric_on_latent_space(show_progress=show_progress)
         target = self.mdata[self.target.key]
@@ -317,22 +367,22 @@ class _Transfer(_Evidence):
         for key in keys:
             voted, share = transfer_labels(scores, index, labels[key], top_neigh)
             if evidence is None:
-                _write_labels(target, key, voted, share, None)
+                _write_labels(target, key, voted, share, None, self.names)
                 continue
             by_rule = voted if labels_by == "votes" else None
             evidence = replace(evidence, guess=self._guess(key, labels[key]))
             transferred = transfer(evidence, labels[key], error_rate=error_rate, given=by_rule)
             share = (labels[key][best] == transferred.labels[:, None]).mean(axis=1)
-            _write_labels(target, key, transferred.labels, share, transferred)
-        columns = [name(key) for key in keys for name in (KEYS.transferred_label, KEYS.assigned_label)]
+            _write_labels(target, key, transferred.labels, share, transferred, self.names)
+        columns = [name(key) for key in keys for name in (self.names.transferred_label, self.names.assigned_label)]
         runs = dict.fromkeys(columns, self.target.state.run)
         target.uns[KEYS.metadata]["transferred_runs"] = metadata(target).get("transferred_runs", {}) | runs
-        for stale in (KEYS.similarities, KEYS.similar_cells):
+        for stale in (self.names.similarities, self.names.similar_cells):
             target.obsm.pop(stale, None)
         if write_sim:
-            target.obsm[KEYS.similarities], target.obsm[KEYS.similar_cells] = scores, index
+            target.obsm[self.names.similarities], target.obsm[self.names.similar_cells] = scores, index
         cell_key = metadata(self.mdata[self.context.key])["cell_key"]
-        if metadata(target)["cell_key"] == KEYS.unknown and cell_key in keys:
+        if metadata(target)["cell_key"] == KEYS.unknown and cell_key in keys and self.names is KEYS:
             target.uns[KEYS.metadata]["cell_key_transferred"] = KEYS.transferred_label(cell_key)
 
 # %% ../nbs/09b_comparing.ipynb #fb3267d3
@@ -394,8 +444,8 @@ class LabelTransfer(_Transfer):
             There is no such target cell, or no such column.
         """
         keys = [context_obs_transfer] if isinstance(context_obs_transfer, str) else list(context_obs_transfer)
-        context = self.mdata[self.context.key]
-        table = pd.DataFrame({key: label_values(context, key, self.context.key) for key in keys}, context.obs_names)
+        names = self.mdata[self.context.key].obs_names
+        table = pd.DataFrame({key: self._context_labels(key) for key in keys}, names)
         table["context_ind"] = np.arange(len(table))
         every_cell = table["context_ind"].to_numpy()[None]
         table["similarity"] = self.similarity_metric(np.array([target_ind]), every_cell, display=show_progress)[0]
@@ -444,33 +494,22 @@ class _TypeLabels(LabelTransfer):
 
     def _cell_labels(self, target_cell_key: str | None) -> tuple[np.ndarray, np.ndarray]:
         """The cell type of each cell of context and target; `target_cell_key` names another column for the target."""
-        context, target = self.mdata[self.context.key], self.mdata[self.target.key]
-        record = metadata(target)
-        key = target_cell_key or record["cell_key"]
+        return self._types_of(self.context), self._types_of(self.target, target_cell_key)
+
+    def _types_of(self, species: Species, cell_key: str | None = None) -> np.ndarray:
+        """The cell types of a species: the column that is named, or its own, or those that were transferred to it."""
+        record = metadata(self.mdata[species.key])
+        key = cell_key or record["cell_key"]
         if key == KEYS.unknown:
             if "cell_key_transferred" not in record:
                 raise RuntimeError(
-                    f"Expected cell types of the target '{self.target.key}', found none: it was prepared without. "
+                    f"Expected cell types of the {species.role} '{species.key}', found none: it was prepared without. "
                     "Call `transfer_labels_data` first, or name a column as `target_cell_key`."
                 )
             key = record["cell_key_transferred"]
-            warnings.warn(
-                f"'{self.target.key}' has no cell types of its own; its transferred labels {key!r} are used.",
-                stacklevel=3,
-            )
-        self._require_present(key)
-        labels = label_values(context, metadata(context)["cell_key"], self.context.key)
-        return labels, label_values(target, key, self.target.key)
-
-    def _require_present(self, key: str) -> None:
-        """Raise where a column of the target holds labels that were transferred with other weights."""
-        runs = metadata(self.mdata[self.target.key]).get("transferred_runs", {})
-        if runs.get(key, self.target.state.run) != self.target.state.run:
-            raise RuntimeError(
-                f"Expected the labels {self.target.key}.obs[{key!r}] to be transferred with the target's present "
-                "weights, found that they come from others. Call `transfer_labels_data` first; to keep the old labels, "
-                "copy the column to another name, which may be named as `target_cell_key`."
-            )
+            _warn_of_transferred(species, key)
+        self._require_present(key, species)
+        return label_values(self.mdata[species.key], key, species.key)
 
 # %% ../nbs/09b_comparing.ipynb #bf515576
 class _TypeSimilarity(_TypeLabels):
@@ -547,6 +586,7 @@ class _TypeSamples(_TypeSimilarity):
         """Context and target as log-fold changes take them."""
         self._aligned()
         labels = self._cell_labels(target_cell_key)
+        genes = self._shared_genes()
         context, target = (
             ComparedSpecies(
                 name=species.key,
@@ -554,13 +594,25 @@ class _TypeSamples(_TypeSimilarity):
                 cells=species.require_representation(),
                 labels=of_species,
                 batch=species.data.batch,
-                genes=species.homologous,
-                gene_names=self.mdata[species.key].var_names.to_numpy(str)[species.homologous],
+                genes=columns,
+                gene_names=self.mdata[species.key].var_names.to_numpy(str)[columns],
                 counts=species.data.counts,
             )
-            for species, of_species in zip((self.context, self.target), labels, strict=True)
+            for species, of_species, columns in zip((self.context, self.target), labels, genes, strict=True)
         )
         return context, target
+
+    def _shared_genes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Column numbers of the genes that are homologous for both networks, in the same order."""
+        genes = homologous_genes(self.context.data, self.target.data)
+        masks = [s.vae.decoder.is_homologous.cpu().numpy() for s in (self.context, self.target)]
+        both = masks[0][genes[0]] & masks[1][genes[1]]
+        if not both.any():
+            raise ValueError(
+                f"Expected genes that are homologous in both '{self.context.key}' and '{self.target.key}', found none. "
+                "Each shares genes with the context, but not the same ones."
+            )
+        return genes[0][both], genes[1][both]
 
     def _sampling(self, samples: int, batch_size: int, confidence_level: float) -> Sampling:
         """How to draw; one seed for all, so that equal numbers of samples are equal draws."""

@@ -13,7 +13,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anndata as ad
@@ -49,6 +49,9 @@ class KeyNames:
     foreign_call: str = "foreign_call"
     unknown: str = "unknown"  # the cell key of a dataset without labels
     unassigned: str = "unassigned"  # the label of a cell whose transferred label is too unsure
+    joint: str = "X_scspecies"  # the latent means of all datasets, in `obsm` of the whole
+    dataset: str = "dataset"  # the dataset of each cell, in `obs` of the whole
+    source: str = ""  # part of the names of results that do not come from the context
 
     def context_components(self, target: str) -> str:
         """Column of the context's `obsm` with expression components on the genes that it shares with `target`."""
@@ -72,23 +75,32 @@ class KeyNames:
 
     def transferred_label(self, key: str) -> str:
         """Column of `obs` with the label `key` as voted by the most similar context cells."""
-        return f"pred_sim_{key}"
+        return f"pred_sim_{key}{self.source}"
 
     def transferred_share(self, key: str) -> str:
         """Column of `obs` with the share of the votes that this label got, 0 to 1."""
-        return f"pred_sim_{key}_share"
+        return f"pred_sim_{key}{self.source}_share"
+
+    def of_source(self, name: str) -> "KeyNames":
+        """The names for what comes from the dataset `name` instead of the context, such as 'pred_sim_type_from_rat'."""
+        source = f"_from_{name}"
+        similarities = {
+            "similarities": f"{self.similarities}{source}",
+            "similar_cells": f"{self.similar_cells}{source}",
+        }
+        return replace(self, source=source, **similarities)
 
     def transferred_confidence(self, key: str) -> str:
         """Column of `obs` with the probability that this label is right, 0 to 1."""
-        return f"pred_sim_{key}_confidence"
+        return f"pred_sim_{key}{self.source}_confidence"
 
     def probabilities(self, key: str) -> str:
         """Name in `obsm` of the probabilities of all labels, and in `uns` of the labels."""
-        return f"prob_sim_{key}"
+        return f"prob_sim_{key}{self.source}"
 
     def assigned_label(self, key: str) -> str:
         """Column of `obs` with this label, or 'unassigned' where it is too unsure."""
-        return f"assigned_sim_{key}"
+        return f"assigned_sim_{key}{self.source}"
 
 
 KEYS = KeyNames()

@@ -285,6 +285,7 @@ def synthetic_species(
     batch_effect: float = 0.2,
     dropout: float = 0.0,
     seed: int = 0,
+    target_number: int = 0,
 ) -> SyntheticSpecies:
     """Simulate raw counts of two species whose every parameter is known.
 
@@ -319,6 +320,8 @@ def synthetic_species(
         Probability that a count is lost, 0 to 0.9.
     seed
         The same seed gives the same data. The global random state is neither read nor changed.
+    target_number
+        Which of several targets of the same context: 0, 1, ... Genes with one orthologue are the same ones in all.
 
     Returns
     -------
@@ -339,17 +342,19 @@ def synthetic_species(
     check_number("batch_effect", batch_effect)
     check_number("dropout", dropout, high=0.9)
     check_number("seed", seed, whole=True)
+    check_number("target_number", target_number, whole=True)
     _check_batches(n_batches)
     n_orthologues = _count_orthologues(n_genes, share_one_to_one, share_one_to_many)
 
-    expression_rng, target_rng, *cell_rngs = np.random.default_rng(seed).spawn(4)
+    expression_rng, *rngs = np.random.default_rng(seed).spawn(4 + 2 * target_number)
+    target_rng, cell_rngs = (rngs[0], rngs[1:3]) if not target_number else (rngs[-2], (rngs[1], rngs[-1]))
     lineage = _cell_types(n_types)
     log_context, log_target, orthologues = _draw_expression(
         n_genes, n_orthologues, lineage, divergence, expression_rng, target_rng
     )
 
     def draw(name: str, log_expression: pd.DataFrame, n_cells: int, start: int) -> tuple[ad.AnnData, SpeciesTruth]:
-        of_target = int(name == "target")
+        of_target = int(name != "context")
         types = [*lineage.index[:n_types], lineage.index[n_types + of_target]]
         return _draw_species(
             name,
@@ -364,6 +369,7 @@ def synthetic_species(
         )
 
     context, context_truth = draw("context", log_context, n_context, 0)
-    target, target_truth = draw("target", log_target, n_target, n_types // 2)
+    target_name = f"target{target_number + 1}" if target_number else "target"
+    target, target_truth = draw(target_name, log_target, n_target, n_types // 2 + target_number)
     fold_change = _log_fold_change(context_truth.expression, target_truth.expression, orthologues)
     return SyntheticSpecies(context, target, orthologues, fold_change, context_truth, target_truth)

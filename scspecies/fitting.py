@@ -268,7 +268,7 @@ class Encoding(_AnyEncoding):
         names |= {KEYS.l_mean: encoded.l_mean, KEYS.l_std: encoded.l_std} if save_libsize else {}
         run = species.state.run
         anew = adata.uns.get(KEYS.representation, {}).get("run") != run
-        of_old_weights = (KEYS.similarities, KEYS.similar_cells) if anew else ()
+        of_old_weights = [key for key in adata.obsm if anew and key.startswith(KEYS.similarities)]
         for stale in (KEYS.inter, KEYS.l_mean, KEYS.l_std, *of_old_weights):
             adata.obsm.pop(stale, None)
         adata.obsm.update(names)

@@ -15,11 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from .foreign import MIN_CELLS, averaging_matrix, gene_variances, signal_between_types
 
 # %% ../nbs/01e_guess.ipynb #e1d00008
-N_GENES = 300
+N_GENES = (150, 300, 600)
 MAX_CELLS = 500
 
 
-def informative_genes(expression: sp.csr_matrix, codes: np.ndarray, n: int = N_GENES) -> np.ndarray:
+def informative_genes(expression: sp.csr_matrix, codes: np.ndarray, n: int) -> np.ndarray:
     """Columns of the `n` genes of `expression` (cells, genes) that tell the groups in `codes` apart best, ascending."""
     means = (averaging_matrix(codes, int(codes.max()) + 1) @ expression).toarray()
     return np.sort(np.argsort(-signal_between_types(expression, codes, means), kind="stable")[:n])
@@ -89,11 +89,11 @@ def first_guess(
     Parameters
     ----------
     context_expression, target_expression
-        `expression.log_expression` of the shared genes, shapes (context cells, genes) and (target cells, genes).
+        `neighborhoods.log_expression` of the shared genes, shapes (context cells, genes) and (target cells, genes).
     context_labels
         Label of each context cell, shape (context cells,).
     smoothing
-        `expression.smoothing_matrix` of the target's cells, shape (target cells, target cells).
+        `neighborhoods.smoothing_matrix` of the target's cells, shape (target cells, target cells).
     rounds
         How often the target is centred anew under its labels.
     self_taught
@@ -111,11 +111,27 @@ def first_guess(
     """
     _check_inputs(context_expression, target_expression, context_labels, smoothing)
     codes = np.unique(context_labels, return_inverse=True)[1]
-    n_types = int(codes.max()) + 1
-    if n_types == 1:
+    if not codes.any():
         return np.ones((target_expression.shape[0], 1))
-    genes = informative_genes(context_expression, codes)
-    context, cells = (_scaled(expression, genes) for expression in (context_expression, target_expression))
+    guesses = []
+    for n in N_GENES:
+        genes = informative_genes(context_expression, codes, n)
+        context, cells = (_scaled(expression, genes) for expression in (context_expression, target_expression))
+        guesses.append(_guess_by(context, cells, codes, smoothing, rounds=rounds, self_taught=self_taught))
+    return geometric_mean(guesses)
+
+
+def _guess_by(
+    context: sp.csr_matrix,
+    cells: sp.csr_matrix,
+    codes: np.ndarray,
+    smoothing: sp.csr_matrix,
+    *,
+    rounds: int,
+    self_taught: bool,
+) -> np.ndarray:
+    """The guess by scaled expression of chosen genes, shapes (context cells, genes) and (target cells, genes)."""
+    n_types = int(codes.max()) + 1
     means = (averaging_matrix(codes, n_types) @ context).toarray()
     rows = best_of_each(codes, np.random.default_rng(0).permutation(len(codes)))
     first = _taught(context[rows].toarray() - means.mean(axis=0), codes[rows])

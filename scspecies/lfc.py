@@ -47,7 +47,8 @@ class ComparedSpecies:
     batch
         Batch code of each cell, shape (cells,).
     genes
-        Column numbers of the homologous genes, in the same order for both species, shape (homologous genes,).
+        Column numbers of the homologous genes, in the same order for both species, shape (homologous genes,). With
+        several targets, a decoder may treat more genes as homologous than these two species share.
     gene_names
         Their names in this species, shape (homologous genes,).
     counts
@@ -70,6 +71,14 @@ class ComparedSpecies:
     def batches(self, cell_type: str) -> np.ndarray:
         """Codes of the batches in which a type has more than `FEW_CELLS` cells."""
         return np.flatnonzero(np.bincount(self.batch[self.rows(cell_type)]) > FEW_CELLS)
+
+    @functools.cached_property
+    def library_share(self) -> float:
+        """Share of a library size that falls on `genes`: the decoder's, times theirs of the homologous counts."""
+        homologous = self.vae.decoder.is_homologous.cpu().numpy()
+        counts = np.asarray(self.counts.sum(axis=0, dtype=np.float64)).ravel()
+        total = counts[homologous].sum()
+        return float(homologous.mean() * (counts[self.genes].sum() / total if total else 1))
 
 # %% ../nbs/07_lfc.ipynb #916dd9d3
 def comparable_types(
@@ -450,8 +459,7 @@ def _homologous_counts(
         target.cells.z_mean[cells], context.cells.z_mean, N_LIBRARY_NEIGHBORS, device=str(sampling.device)
     )
     library = np.exp(target.cells.l_mean[cells, 0]), np.exp(context.cells.l_mean[near, 0]).mean(axis=1)
-    share = [len(species.genes) / species.vae.n_genes for species in (target, context)]
-    return library[0][draw] * share[0], library[1][draw] * share[1]
+    return library[0][draw] * target.library_share, library[1][draw] * context.library_share
 
 # %% ../nbs/07_lfc.ipynb #9fba5735
 MAX_DRAWN = 2**25  # draws x genes that are decoded together: 134 MB an array

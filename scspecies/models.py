@@ -20,6 +20,7 @@ from .architecture import DEFAULT_LAYER_ORDER, Dispersion, Distribution, LayerOr
 from .checkpoint import OptimizerClass
 from .comparing import Comparison
 from .core import check_choice, check_key, check_number, resolve_device
+from .fitting import Encoding
 from scspecies.species import (
     AlignmentSettings,
     FitSettings,
@@ -36,7 +37,7 @@ from .training import Precision, Schedule
 _all_ = ["Role", "Models", "FitSettings", "AlignmentSettings", "Species"]
 
 # %% ../nbs/09c_models.ipynb #b10e6589
-class scSpecies(Comparison):  # noqa: N801 (the published name)
+class scSpecies(Encoding, Comparison):  # noqa: N801 (the published name)
     """Align a target species to an annotated context species.
 
     Parameters
@@ -180,14 +181,15 @@ class scSpecies(Comparison):  # noqa: N801 (the published name)
             raise ValueError(f"Expected `b_s` of at least 3 for layers with 'batch_norm', found {b_s}.")
         context_fit = FitSettings(b_s, Schedule(context_beta_start, context_beta_max, context_beta_epochs_raise))
         target_fit = FitSettings(b_s, Schedule(target_beta_start, target_beta_max, target_beta_epochs_raise))
-        species = read_species(
+        context, target = read_species(
             mdata,
             SpeciesPlan(context_key, context_config, context_fit, context_optimizer),
             SpeciesPlan(target_key, target_config, target_fit, target_optimizer),
         )
         super().__init__(
             mdata,
-            *species,
+            context,
+            target,
             aligned,
             device=computed_on,
             directory=Path(directory),

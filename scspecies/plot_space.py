@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 # %% ../nbs/08a_plot_space.ipynb #af9b9ac9
 def joint_representation(
-    mdata: "md.MuData", *, context: str, target: str, rep_key: str = KEYS.z_mean, seed: int = 0
+    mdata: "md.MuData", *, context: str, target: str | Sequence[str], rep_key: str = KEYS.z_mean, seed: int = 0
 ) -> "ad.AnnData":
-    """Put the aligned cells of two species on one two-dimensional map.
+    """Put the aligned cells of two or more species on one two-dimensional map.
 
     Parameters
     ----------
     mdata
-        Both species with their latent representation. Not changed.
+        The species with their latent representation. Not changed.
     context, target
-        Names of the two modalities, such as 'mouse' and 'human'.
+        Names of the two modalities, such as 'mouse' and 'human'; or several targets.
     rep_key
-        Name in `obsm` of the representation, of equal width in both.
+        Name in `obsm` of the representation, of equal width in all.
     seed
         Random state of UMAP.
 
@@ -72,15 +72,15 @@ def joint_representation(
     import scanpy as sc
 
     parts = {}
-    for name in (context, target):
+    for name in (context, *([target] if isinstance(target, str) else target)):
         check_key(mdata.mod, name, "mdata.mod")
         check_key(mdata[name].obsm, rep_key, f"{name}.obsm")
         key = label_key(mdata[name], name)
         obs = mdata[name].obs.assign(label=np.nan if key is None else mdata[name].obs[key].astype(object))
         parts[name] = ad.AnnData(obs=obs, obsm={rep_key: np.asarray(mdata[name].obsm[rep_key])})
     widths = {name: part.obsm[rep_key].shape[1] for name, part in parts.items()}
-    if widths[context] != widths[target]:
-        raise ValueError(f"Expected `{rep_key}` to be equally wide in both species, found {widths}.")
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"Expected `{rep_key}` to be equally wide in all species, found {widths}.")
     joint = ad.concat(parts, join="outer", label="species")
     sc.pp.neighbors(joint, use_rep=rep_key, random_state=seed)
     sc.tl.umap(joint, random_state=seed)

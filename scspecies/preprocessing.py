@@ -6,15 +6,16 @@
 __all__ = ['REMOVED', 'Matching', 'NEIGHBOR_OPTIONS', 'N_VOTES', 'ORTHOLOGY', 'prepare_dataset', 'comparable_profiles',
            'data_level_neighbors', 'rank_within_labels', 'vote', 'believe', 'GeneCounts', 'gene_counts',
            'shared_counts', 'chosen_counts', 'add_orthologues', 'Expression', 'compare_expression', 'add_neighbors',
-           'add_foreign', 'join_datasets', 'save_mudata', 'create_mdata']
+           'add_foreign', 'join_datasets', 'add_dataset', 'save_mudata', 'create_mdata']
 
 # %% ../nbs/02_preprocessing.ipynb #a22b7b84
+import contextlib
 import logging
 import os
 import random
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -35,6 +36,7 @@ from scspecies.core import (
     homologous_genes,
     label_values,
     library_prior,
+    metadata,
     one_hot,
     resolve_device,
     species_data,
@@ -712,6 +714,17 @@ def _distinct_cells(datasets: Mapping[str, ad.AnnData]) -> None:
             data.obs_names = f"{name}:" + data.obs_names
 
 
+@contextlib.contextmanager
+def _as_they_are() -> Iterator[None]:
+    """Let mudata copy no columns, and draw its names without moving Python's random state."""
+    state = random.getstate()
+    try:
+        with mu.set_options(pull_on_update=False):
+            yield
+    finally:
+        random.setstate(state)
+
+
 def join_datasets(datasets: Mapping[str, ad.AnnData]) -> mu.MuData:
     """Make one `MuData` of prepared datasets.
 
@@ -727,12 +740,27 @@ def join_datasets(datasets: Mapping[str, ad.AnnData]) -> mu.MuData:
         One modality a dataset, with `axis=1`: different cells.
     """
     _distinct_cells(datasets)
-    state = random.getstate()  # mudata draws names from it
-    try:
-        with mu.set_options(pull_on_update=False):
-            return mu.MuData(dict(datasets), axis=1)
-    finally:
-        random.setstate(state)
+    with _as_they_are():
+        return mu.MuData(dict(datasets), axis=1)
+
+
+def add_dataset(mdata: mu.MuData, adata: ad.AnnData) -> None:
+    """Add a prepared dataset to joined ones, in place; results in these stay.
+
+    Parameters
+    ----------
+    mdata
+        Joined datasets. Gets one more modality, under the dataset's name.
+    adata
+        Prepared dataset; not copied. Where a cell has a name that is taken, the dataset's name is put before all of
+        its cell names.
+    """
+    name = metadata(adata)["name"]
+    if adata.obs_names.isin(mdata.obs_names).any():
+        adata.obs_names = f"{name}:" + adata.obs_names
+    with _as_they_are():
+        mdata.mod[name] = adata
+        mdata.update()
 
 # %% ../nbs/02_preprocessing.ipynb #ca5c3472
 def save_mudata(mdata: mu.MuData, path: str | Path) -> Path:

@@ -60,7 +60,7 @@ def _moments(species: ComparedSpecies, rows: np.ndarray, sampling: Sampling) -> 
     with evaluation_mode(decoder):
         hidden = decoder.layers(torch.cat([z, batch], dim=1))
         rho = gene_head(decoder.rho, genes)(hidden.T).softmax(dim=0).T
-        mu = rho * log_library.exp() * (len(genes) / species.vae.n_genes)  # (cells, homologous genes)
+        mu = rho * log_library.exp() * species.library_share  # (cells, homologous genes)
         kept = torch.ones_like(mu) if decoder.kept is None else gene_head(decoder.kept, genes)(hidden.T).sigmoid().T
         alpha = decoder.predict_log_alpha(hidden, batch)[..., genes].exp()
     expected = (kept * mu).clamp_min(1e-30)  # so that the ratio of observed to expected is finite

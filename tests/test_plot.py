@@ -218,7 +218,7 @@ def test_joint_representation_says_what_is_missing(mdata):
         joint_representation(mdata, context="mouse", target="human", rep_key="inter")
     narrow = mdata.copy()
     narrow["human"].obsm["z_mu"] = narrow["human"].obsm["z_mu"][:, :3]
-    with pytest.raises(ValueError, match="to be equally wide in both species, found {'mouse': 5, 'human': 3}"):
+    with pytest.raises(ValueError, match="to be equally wide in all species, found {'mouse': 5, 'human': 3}"):
         joint_representation(narrow, context="mouse", target="human")
 
 
