@@ -469,7 +469,7 @@ def test_targets_that_share_no_gene_with_each_other(mdata, tmp_path):
         names = mdata[key].var["var_names_transl"].to_numpy(str)
         kept = np.isin(names, in_mouse) & (in_mouse.get_indexer(names) % 2 == half)
         own = np.array([f"{key} {i}" for i in range(len(names))])
-        own[np.flatnonzero(~kept)[0]] = "a placeholder that both have"
+        own[np.flatnonzero(~kept)[0]] = "both"
         mdata[key].var["var_names_transl"] = np.where(kept, names, own)
     model = MultiSpecies("cpu", mdata, tmp_path, **SIZES)
     model.train(1, 1, **UNSAVED)
