@@ -42,7 +42,21 @@ class KeyNames:
     similarities: str = "similarities"
     similar_cells: str = "similarities_ind"
     representation: str = "representation"
+    components: str = "expression_components"
+    foreign_score: str = "foreign_score"
+    foreign_hidden: str = "foreign_score_hidden"
+    foreign_nearest: str = "foreign_nearest_type"
+    foreign_call: str = "foreign_call"
     unknown: str = "unknown"  # the cell key of a dataset without labels
+    unassigned: str = "unassigned"  # the label of a cell whose transferred label is too unsure
+
+    def context_components(self, target: str) -> str:
+        """Column of the context's `obsm` with expression components on the genes that it shares with `target`."""
+        return f"{self.components}_{target}"
+
+    def context_neighbors(self, target: str) -> str:
+        """Column of the context's `obsm` with the row numbers of its cells' nearest cells in `target`."""
+        return f"{self.neighbors}_{target}"
 
     def voted_label(self, key: str) -> str:
         """Column of `obs` with the label `key` as voted by the neighbours on the counts."""
@@ -59,6 +73,18 @@ class KeyNames:
     def transferred_share(self, key: str) -> str:
         """Column of `obs` with the share of the votes that this label got, 0 to 1."""
         return f"pred_sim_{key}_share"
+
+    def transferred_confidence(self, key: str) -> str:
+        """Column of `obs` with the probability that this label is right, 0 to 1."""
+        return f"pred_sim_{key}_confidence"
+
+    def probabilities(self, key: str) -> str:
+        """Name in `obsm` of the probabilities of all labels, and in `uns` of the labels."""
+        return f"prob_sim_{key}"
+
+    def assigned_label(self, key: str) -> str:
+        """Column of `obs` with this label, or 'unassigned' where it is too unsure."""
+        return f"assigned_sim_{key}"
 
 
 KEYS = KeyNames()

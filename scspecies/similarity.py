@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['N_LATENT_NEIGHBORS', 'MAX_PAIRS', 'MIN_SCORES', 'Scale', 'cell_scores', 'latent_neighbors', 'all_pairs',
-           'transfer_labels', 'score_mode', 'scale_scores', 'cell_type_scores']
+           'best_neighbors', 'transfer_labels', 'score_mode', 'scale_scores', 'cell_type_scores']
 
 # %% ../nbs/06_similarity.ipynb #959a8c86
 import warnings
@@ -145,6 +145,13 @@ def all_pairs(n_target: int, n_context: int) -> np.ndarray:
     return np.broadcast_to(np.arange(n_context), (n_target, n_context))
 
 # %% ../nbs/06_similarity.ipynb #c4225aea
+def best_neighbors(scores: np.ndarray, context_index: np.ndarray, top_neigh: int = 25) -> np.ndarray:
+    """Row numbers of the context cells with the best scores, best first, shape (target cells, `top_neigh`)."""
+    check_number("top_neigh", top_neigh, low=1, whole=True)
+    best = np.argsort(scores, axis=1, kind="stable")[:, :top_neigh]
+    return np.take_along_axis(context_index, best, axis=1)
+
+
 def transfer_labels(
     scores: np.ndarray, context_index: np.ndarray, labels: np.ndarray, top_neigh: int = 25
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -168,10 +175,8 @@ def transfer_labels(
     share
         Share of the votes that it got, 0 to 1, shape (target cells,).
     """
-    check_number("top_neigh", top_neigh, low=1, whole=True)
-    best = np.argsort(scores, axis=1, kind="stable")[:, :top_neigh]
     names, codes = np.unique(labels, return_inverse=True)
-    winner, share = majority_vote(codes[np.take_along_axis(context_index, best, axis=1)])
+    winner, share = majority_vote(codes[best_neighbors(scores, context_index, top_neigh)])
     return names[winner], share
 
 # %% ../nbs/06_similarity.ipynb #56db8679

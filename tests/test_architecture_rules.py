@@ -14,6 +14,8 @@ EVERYTHING = MODEL | {
     "preprocessing",
     "homology",
     "filtering",
+    "neighborhoods",
+    "foreign",
     "training",
     "checkpoint",
     "scoring",
@@ -34,7 +36,9 @@ MAY_IMPORT = {
     "datasets": CORE,
     "homology": CORE,
     "filtering": CORE,
-    "preprocessing": CORE | {"homology", "filtering"},
+    "neighborhoods": CORE,
+    "foreign": CORE,
+    "preprocessing": CORE | {"homology", "filtering", "neighborhoods", "foreign"},
     "likelihood": set(),
     "architecture": CORE | {"likelihood"},
     "training": MODEL,
@@ -42,7 +46,7 @@ MAY_IMPORT = {
     "scoring": MODEL,
     "alignment": MODEL | {"scoring", "training"},
     "similarity": MODEL | {"scoring"},
-    "confidence": CORE,
+    "confidence": CORE | {"foreign"},
     "accuracy": CORE,
     "calibration": CORE | {"accuracy"},
     "integration": CORE | {"accuracy"},
@@ -61,7 +65,17 @@ MAY_IMPORT = {
     "comparing": EVERYTHING | {"species", "fitting"},
     "models": EVERYTHING | {"species", "fitting", "comparing"},
 }
-KNOWS_ANNDATA = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "species", "models"} | FIGURES
+KNOWS_ANNDATA = {
+    "core",
+    "datasets",
+    "homology",
+    "filtering",
+    "preprocessing",
+    "explore",
+    "species",
+    "comparing",
+    "models",
+} | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
 

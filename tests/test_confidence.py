@@ -1,4 +1,4 @@
-"""Confidence of transferred labels: every formula against loops, calibration against truth by construction."""
+"""Confidence of transferred labels and foreign types: formulas against loops, calibration against known truth."""
 
 from pathlib import Path
 
@@ -11,26 +11,27 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from real_pairs import PAIRS
-from scspecies import confidence as module
+from scspecies import confidence
+from scspecies import foreign as foreign_module
 from scspecies.confidence import (
     FLOOR,
-    LIKELIHOOD_RATIO,
-    N_ANCHORS,
-    ForeignScores,
     assignment_threshold,
-    call_foreign,
-    expression_components,
-    foreign_scores,
-    known_probability,
-    log_expression,
-    smoothing_matrix,
     transfer_back_temperature,
     type_probabilities,
     vote_shares,
     with_temperature,
 )
 from scspecies.datasets import synthetic_species
+from scspecies.foreign import (
+    LIKELIHOOD_RATIO,
+    N_ANCHORS,
+    ForeignScores,
+    call_foreign,
+    foreign_scores,
+    known_probability,
+)
 from scspecies.homology import orthologue_pairs
+from scspecies.neighborhoods import expression_components, log_expression, smoothing_matrix
 from scspecies.preprocessing import gene_counts, prepare_dataset, shared_counts
 
 TYPES = np.array(["a", "b", "c"])
@@ -132,7 +133,7 @@ def test_the_temperature_is_found_where_it_is_known(true):
     logits = rng.normal(0, 2, (20_000, 3))
     labels = TYPES[(softmax(logits, axis=1).cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)]
     shown = softmax(logits * true, axis=1)
-    temperature = module._fit_temperature(shown, labels, TYPES)
+    temperature = confidence._fit_temperature(shown, labels, TYPES)
     assert temperature == pytest.approx(true, rel=0.05)
     said = with_temperature(shown, temperature)
     assert np.allclose(said, softmax(logits, axis=1), atol=0.02)
@@ -242,7 +243,7 @@ def test_blocks_and_orders_change_nothing(pair, monkeypatch):
     context, target, labels, _, smoothing = pair
     whole = foreign_scores(context, target, labels, smoothing)
     genes, cells = np.random.default_rng(0).permutation(context.shape[1]), np.arange(len(labels))[::-1]
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(foreign_module, "_VALUES_AT_ONCE", 7 * target.shape[0])
     other = foreign_scores(context[cells][:, genes], target[:, genes], labels[cells], smoothing)
     assert np.allclose(whole.score, other.score)
     assert np.allclose(whole.hidden, other.hidden)

@@ -150,7 +150,17 @@ TRAINING = {
     "train_target": lambda m: m.train_target(1, **UNSAVED),
     "get_representation": lambda m: m.get_representation("context"),
 }
-ALWAYS = {"initialize", "train_context", "encode", "save", "load", "save_mdata", "checkpoint_path", "ret_pred_df"}
+ALWAYS = {
+    "initialize",
+    "train_context",
+    "encode",
+    "save",
+    "load",
+    "save_mdata",
+    "checkpoint_path",
+    "ret_pred_df",
+    "label_probabilities",
+}
 
 
 def test_the_table_has_every_method():
@@ -291,12 +301,15 @@ def test_several_labels_at_once_are_those_one_by_one(tmp_path):
     for key in ("lineage", "cell_type", "batch"):
         model.transfer_labels_data(key, top_neigh=7, **QUIET)
         assert (human.obs[f"pred_sim_{key}"].astype(str) == together[f"pred_sim_{key}"]).all()
+        votes = 7 * human.obs[f"pred_sim_{key}_share"]
+        np.testing.assert_allclose(votes, votes.round(), atol=1e-9)
+        model.transfer_labels_data(key, top_neigh=7, labels_by="votes", **QUIET)
         assert human.obs[f"pred_sim_{key}_share"].between(1 / 7 - 1e-9, 1).all()
 
 
 def test_transfer_is_the_vote_of_the_best_by_hand(tmp_path):
     model = main_job(tiny_model(tmp_path), epochs=3)
-    model.transfer_labels_data("cell_type", top_neigh=9, write_sim=True, **QUIET)
+    model.transfer_labels_data("cell_type", top_neigh=9, write_sim=True, labels_by="votes", **QUIET)
     mouse, human = model.mdata["mouse"], model.mdata["human"]
     types = mouse.obs["cell_type"].astype(str).to_numpy()
     for cell in range(0, human.n_obs, 7):

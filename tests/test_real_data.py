@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from real_pairs import PAIRS, trained
 
@@ -39,3 +39,20 @@ def test_labels_move_from_mouse_to_human(pair: str, shared_data: Path) -> None:
     shared = np.isin(truth, model.mdata["mouse"].obs[label].astype(str).unique())
     predicted = model.mdata["human"].obs[f"pred_sim_{label}"].astype(str).to_numpy()
     assert accuracy == pytest.approx(balanced_accuracy_score(truth[shared], predicted[shared]))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.filterwarnings("ignore:.*removed.*")
+def test_confidence_tells_right_from_wrong_and_keeps_its_word(pair: str, shared_data: Path) -> None:
+    """Over all cells, also those of types that the mouse lacks; nothing of it has seen a human label."""
+    label = PAIRS[pair][2]
+    human = trained(pair, shared_data).mdata["human"].obs
+    right = (human[f"pred_sim_{label}"].astype(str) == human[label].astype(str)).to_numpy()
+    confidence = human[f"pred_sim_{label}_confidence"].to_numpy()
+    bins = (confidence * 10).astype(int).clip(0, 9)
+    error = sum(abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in set(bins))
+    assert roc_auc_score(right, confidence) >= 0.85
+    assert error <= 0.06
+    kept = human[f"assigned_sim_{label}"] != "unassigned"
+    assert kept.mean() > 0.8
+    assert 1 - right[kept].mean() <= min(1 - right.mean(), 0.07)
