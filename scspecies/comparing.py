@@ -8,6 +8,7 @@ __all__ = ['LabelRule', 'Similarity', 'LabelTransfer', 'Comparison']
 # %% ../nbs/09b_comparing.ipynb #1bad1842
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import anndata as ad
@@ -211,6 +212,11 @@ class _Evidence(Similarity):
             known=np.ones(len(best)) if foreign is None else known_probability(foreign, foreign_share),
         )
 
+    def _guess(self, key: str, labels: np.ndarray) -> np.ndarray | None:
+        """The first guess of the column `key`, if data setup made one and the context still has the same labels."""
+        guess = self.mdata[self.target.key].obsm.get(KEYS.guess(key))
+        return guess if guess is not None and guess.shape[1] == len(np.unique(labels)) else None
+
 # %% ../nbs/09b_comparing.ipynb #d55122af
 LabelRule = Literal["probability", "votes"]
 
@@ -315,6 +321,7 @@ class _Transfer(_Evidence):
                 _write_labels(target, key, voted, share, None)
                 continue
             by_rule = voted if labels_by == "votes" else None
+            evidence = replace(evidence, guess=self._guess(key, labels[key]))
             transferred = transfer(evidence, labels[key], error_rate=error_rate, given=by_rule)
             share = (labels[key][best] == transferred.labels[:, None]).mean(axis=1)
             _write_labels(target, key, transferred.labels, share, transferred)

@@ -62,6 +62,10 @@ class KeyNames:
         """Column of `obs` with the label `key` as voted by the neighbours on the counts."""
         return f"pred_nns_{key}"
 
+    def guess(self, key: str) -> str:
+        """Key of `obsm` with the probability of each label of the column `key`, as guessed from the counts."""
+        return f"prob_nns_{key}"
+
     def confidence_rank(self, key: str) -> str:
         """Column of `obs` with the rank of that vote inside its label, 0 (best) to 1."""
         return f"top_percent_{key}"

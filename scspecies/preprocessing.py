@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REMOVED', 'Matching', 'NEIGHBOR_OPTIONS', 'N_VOTES', 'ORTHOLOGY', 'prepare_dataset', 'comparable_profiles',
-           'data_level_neighbors', 'rank_within_labels', 'vote', 'GeneCounts', 'gene_counts', 'shared_counts',
-           'chosen_counts', 'add_orthologues', 'add_neighbors', 'add_foreign', 'join_datasets', 'save_mudata',
-           'create_mdata']
+           'data_level_neighbors', 'rank_within_labels', 'vote', 'believe', 'GeneCounts', 'gene_counts',
+           'shared_counts', 'chosen_counts', 'add_orthologues', 'Expression', 'compare_expression', 'add_neighbors',
+           'add_foreign', 'join_datasets', 'save_mudata', 'create_mdata']
 
 # %% ../nbs/02_preprocessing.ipynb #a22b7b84
 import logging
@@ -24,6 +24,7 @@ import mudata as mu
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from sklearn.preprocessing import normalize
 
 from scspecies.core import (
     KEYS,
@@ -40,6 +41,7 @@ from scspecies.core import (
 )
 from .foreign import call_foreign, foreign_scores
 from .filtering import Filters, report_removal, select_cells_and_genes
+from .guess import first_guess
 from .homology import OrthologueReport, orthologue_groups, orthologue_pairs, summed_genes, translate
 from scspecies.neighborhoods import (
     N_COMPONENTS,
@@ -190,7 +192,7 @@ def prepare_dataset(
     return prepared
 
 # %% ../nbs/02_preprocessing.ipynb #a0cbce91
-Matching = Literal["centered", "reference"]
+Matching = Literal["guided", "centered", "reference"]
 _PIECE = 2**13  # target cells whose profiles are being made at a time
 
 
@@ -260,6 +262,16 @@ def comparable_profiles(
 NEIGHBOR_OPTIONS = ("n_neighbors", "metric", "method", "block_size", "device", "show_progress")
 
 
+def _own_label_first(
+    context: np.ndarray, target: np.ndarray, context_labels: np.ndarray, target_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Profiles whose nearest neighbours, by cosine or Euclidean distance, have the same label where there are any."""
+    context, target = normalize(context), normalize(target)  # two of them are no further apart than 2
+    types, codes = np.unique(np.concatenate([context_labels, target_labels]), return_inverse=True)
+    beside = 2 * np.eye(len(types))[codes]  # but two different rows of this one are, by sqrt(8)
+    return np.hstack([context, beside[: len(context)]]), np.hstack([target, beside[len(context) :]])
+
+
 def _compared(
     context_counts: sp.csr_matrix,
     target_counts: sp.csr_matrix,
@@ -274,17 +286,18 @@ def _compared(
             f"Expected at least 2 shared genes to compare cells by, found {context_counts.shape[1]}. "
             "Look for a table of orthologues that knows more genes."
         )
-    if matching == "centered":
-        return comparable_profiles(context_counts, target_counts, context_labels, log1p=log1p)
-    return (context_counts.log1p(), target_counts.log1p()) if log1p else (context_counts, target_counts)
+    if matching == "reference":
+        return (context_counts.log1p(), target_counts.log1p()) if log1p else (context_counts, target_counts)
+    return comparable_profiles(context_counts, target_counts, context_labels, log1p=log1p)
 
 
 def data_level_neighbors(
     context_counts: sp.csr_matrix,
     target_counts: sp.csr_matrix,
     context_labels: np.ndarray | None = None,
+    target_labels: np.ndarray | None = None,
     *,
-    matching: Matching = "centered",
+    matching: Matching = "guided",
     log1p: bool = True,
     n_neighbors: int = 250,
     **options: Any,
@@ -297,11 +310,14 @@ def data_level_neighbors(
         Counts of the shared genes in the same order, shapes (context cells, genes) and (target cells, genes).
     context_labels
         Label of each context cell, for `comparable_profiles`, shape (context cells,).
+    target_labels
+        First guess of each target cell's label, shape (target cells,), for `matching='guided'`; not used otherwise.
     matching
-        Compare `comparable_profiles` ('centered'), or the counts themselves ('reference').
+        Compare `comparable_profiles` ('centered'), the same with cells of the guessed label before all others
+        ('guided'), or the counts themselves ('reference').
     log1p
-        Compare the natural logarithm of 1 + counts, counts otherwise; with `matching='centered'` they are scaled to a
-        common depth before.
+        Compare the natural logarithm of 1 + counts, counts otherwise; unless `matching='reference'` they are scaled to
+        a common depth before.
     n_neighbors
         How many neighbours; all context cells where there are fewer.
     **options
@@ -320,6 +336,8 @@ def data_level_neighbors(
         There are fewer than two shared genes, or the cells do not differ in them.
     """
     context, target = _compared(context_counts, target_counts, context_labels, matching, log1p)
+    if matching == "guided" and context_labels is not None and target_labels is not None:
+        context, target = _own_label_first(context, target, context_labels, target_labels)
     return nearest_neighbors(target, context, n_neighbors, **options)
 
 # %% ../nbs/02_preprocessing.ipynb #f59d31a1
@@ -349,6 +367,15 @@ def rank_within_labels(labels: np.ndarray, share: np.ndarray) -> np.ndarray:
     return rank
 
 # %% ../nbs/02_preprocessing.ipynb #617681ae
+def _ranked(labels: np.ndarray, share: np.ndarray, lost: np.ndarray | None) -> np.ndarray:
+    """Rank cells inside their label, `lost` ones behind all others."""
+    if lost is None:
+        return rank_within_labels(labels, share)
+    rank = np.full(len(labels), np.nextafter(1, 0))
+    rank[~lost] = rank_within_labels(labels[~lost], share[~lost])
+    return rank
+
+
 def vote(
     context_labels: np.ndarray, indices: np.ndarray, *, balanced: bool = True, lost: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -376,11 +403,35 @@ def vote(
     codes, names = pd.factorize(context_labels, sort=True)
     weights = _group_sizes(codes)[voters] ** -0.5 if balanced else None
     winners, share = majority_vote(codes[voters], weights)
-    rank = rank_within_labels(winners, share)
-    if lost is not None:
-        rank[~lost] = rank_within_labels(winners[~lost], share[~lost])
-        rank[lost] = np.nextafter(1, 0)
-    return np.asarray(names, dtype=context_labels.dtype)[winners], rank
+    return np.asarray(names, dtype=context_labels.dtype)[winners], _ranked(winners, share, lost)
+
+# %% ../nbs/02_preprocessing.ipynb #acc0b0001
+def believe(
+    types: np.ndarray, probabilities: np.ndarray, *, lost: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the most probable label of each target cell, and rank the cells.
+
+    Parameters
+    ----------
+    types
+        The labels, shape (labels,).
+    probabilities
+        Probability of each, shape (target cells, labels).
+    lost
+        Which target cells have no counts to guess by, `bool`, shape (target cells,); they are ranked last.
+
+    Returns
+    -------
+    labels
+        The most probable label, shape (target cells,).
+    rank
+        Rank of confidence inside the label, or the probability that the label is wrong where that is smaller; 0 (best)
+        to below 1, shape (target cells,).
+    """
+    codes, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    rank = _ranked(codes, sure, lost)
+    wrong = 1 - sure if lost is None else np.where(lost, 1, 1 - sure)
+    return types[codes], np.minimum(rank, wrong)
 
 # %% ../nbs/02_preprocessing.ipynb #b04d7f7c
 @dataclass(frozen=True, eq=False)
@@ -489,6 +540,39 @@ def add_orthologues(
     _logger.info("%s", report)
     return report
 
+# %% ../nbs/02_preprocessing.ipynb #fe414e22
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """Expression of two species in their shared genes, and which target cells are alike.
+
+    Attributes
+    ----------
+    context, target
+        `neighborhoods.log_expression`, shapes (context cells, genes) and (target cells, genes).
+    components
+        `neighborhoods.expression_components` of context and target, `float32`.
+    smoothing
+        `neighborhoods.smoothing_matrix` of the target's cells, shape (target cells, target cells).
+    """
+
+    context: sp.csr_matrix
+    target: sp.csr_matrix
+    components: Sequence[np.ndarray]
+    smoothing: sp.csr_matrix
+
+    def guess(self, context_labels: np.ndarray) -> np.ndarray:
+        """`guess.first_guess` of the target's labels, given those of the context's cells, shape (cells, labels)."""
+        return first_guess(self.context, self.target, context_labels, self.smoothing)
+
+
+def compare_expression(
+    context_counts: sp.csr_matrix, target_counts: sp.csr_matrix, *, device: str = "cpu"
+) -> Expression:
+    """Prepare counts of shared genes in the same order, shapes (context cells, genes) and (target cells, genes)."""
+    context, target = log_expression(context_counts, target_counts)
+    components = [expression_components(cells).astype(np.float32) for cells in (context, target)]
+    return Expression(context, target, components, smoothing_matrix(components[1], device=device))
+
 # %% ../nbs/02_preprocessing.ipynb #8160993b
 def add_neighbors(
     context: ad.AnnData,
@@ -496,26 +580,31 @@ def add_neighbors(
     counts: tuple[sp.csr_matrix, sp.csr_matrix],
     label_keys: Sequence[str],
     *,
-    matching: Matching = "centered",
+    matching: Matching = "guided",
+    expression: Expression | None = None,
     log1p: bool = True,
     n_neighbors: int = 250,
     **options: Any,
 ) -> None:
-    """Find the data-level neighbours of a prepared target and let them vote.
+    """Find the data-level neighbours of a prepared target, and a first guess of its labels.
 
     Parameters
     ----------
     context, target
         Prepared datasets. Sets `target.obsm['ind_neigh_nns']`, and for each key `target.obs['pred_nns_<key>']` and
-        `target.obs['top_percent_<key>']`; and `context.obsm['ind_neigh_nns_<target name>']`, the `N_VOTES` target cells
-        that are nearest to each context cell.
+        `target.obs['top_percent_<key>']`; with `matching='guided'` also `target.obsm['prob_nns_<key>']`, the
+        probability of every label of the context (in the order of `numpy.unique`), shape (target cells, labels); and
+        `context.obsm['ind_neigh_nns_<target name>']`, the `N_VOTES` target cells that are nearest to each context cell.
     counts
         Counts of their cells in the shared genes, in the same order, shapes (context cells, genes) and (target cells,
         genes).
     label_keys
         Columns of `context.obs` to transfer.
     matching
-        How cells are compared ('centered' or 'reference'), and whether votes are balanced (with 'centered').
+        Take `guess.first_guess` and neighbours of the guessed label ('guided'), or the vote of the neighbours,
+        balanced between types ('centered') or not ('reference').
+    expression
+        `compare_expression` of `counts`, for `matching='guided'`, where it was computed already.
     log1p, n_neighbors, **options
         Of `data_level_neighbors`.
 
@@ -529,10 +618,18 @@ def add_neighbors(
         raise ValueError(
             f"Expected counts in the {counts[0].shape[1]:,} genes that {names[0]} and {names[1]} share, found none."
         )
-    types = label_values(context, context.uns[KEYS.metadata]["cell_key"], names[0])
+    labels = {key: label_values(context, key, names[0]) for key in label_keys}
+    cell_key = context.uns[KEYS.metadata]["cell_key"]
+    types = label_values(context, cell_key, names[0])
+    guesses: dict[str, np.ndarray] = {}
+    if matching == "guided":
+        expression = expression or compare_expression(*counts, device=options.get("device", "cpu"))
+        guesses = {key: expression.guess(values) for key, values in {cell_key: types, **labels}.items()}
     ours, theirs = _compared(*counts, types, matching, log1p)
-    indices, _ = nearest_neighbors(theirs, ours, n_neighbors, **options)
     back, _ = nearest_neighbors(ours, theirs, N_VOTES, **options)
+    if guesses:
+        ours, theirs = _own_label_first(ours, theirs, types, np.unique(types)[guesses[cell_key].argmax(axis=1)])
+    indices, _ = nearest_neighbors(theirs, ours, n_neighbors, **options)
     target.obsm[KEYS.neighbors] = indices
     lost = counts[1].getnnz(axis=1) == 0
     if lost.any():
@@ -541,17 +638,18 @@ def add_neighbors(
             "their data-level neighbours are arbitrary. Look for a table of orthologues that knows more genes.",
             stacklevel=3,
         )
-    for key in label_keys:
-        context_labels = label_values(context, key, names[0])
-        labels, rank = vote(context_labels, indices, balanced=matching == "centered", lost=lost)
-        target.obs[KEYS.voted_label(key)] = pd.Categorical(labels)
+    for key, context_labels in labels.items():
+        if guesses:
+            target.obsm[KEYS.guess(key)] = guesses[key]
+            winners, rank = believe(np.unique(context_labels), guesses[key], lost=lost)
+        else:
+            winners, rank = vote(context_labels, indices, balanced=matching == "centered", lost=lost)
+        target.obs[KEYS.voted_label(key)] = pd.Categorical(winners)
         target.obs[KEYS.confidence_rank(key)] = rank
     context.obsm[KEYS.context_neighbors(names[1])] = back
 
 # %% ../nbs/02_preprocessing.ipynb #d964bf87
-def add_foreign(
-    context: ad.AnnData, target: ad.AnnData, counts: tuple[sp.csr_matrix, sp.csr_matrix], *, device: str = "cpu"
-) -> None:
+def add_foreign(context: ad.AnnData, target: ad.AnnData, expression: Expression) -> None:
     """Score how foreign the cells of a prepared target are to the context.
 
     Parameters
@@ -563,23 +661,17 @@ def add_foreign(
         `target.obs['foreign_nearest_type']` (the type of the context that suits the cell best),
         `target.obs['foreign_score_hidden']` (the score when this type is hidden) and `target.obs['foreign_call']`
         (whether the cell is of a type that the context lacks, `bool`).
-    counts
-        Counts of their cells in all shared genes, in the same order, shapes (context cells, genes) and (target cells,
-        genes).
-    device
-        Where neighbours are found.
+    expression
+        `compare_expression` of their counts in all shared genes.
     """
     name = target.uns[KEYS.metadata]["name"]
-    expression = log_expression(*counts)
-    components = [expression_components(cells).astype(np.float32) for cells in expression]
     types = label_values(context, context.uns[KEYS.metadata]["cell_key"])
     if len(set(types)) > 1:
-        foreign = foreign_scores(*expression, types, smoothing_matrix(components[1], device=device))
+        foreign = foreign_scores(expression.context, expression.target, types, expression.smoothing)
         target.obs[KEYS.foreign_score], target.obs[KEYS.foreign_hidden] = foreign.score, foreign.hidden
         target.obs[KEYS.foreign_nearest] = pd.Categorical(foreign.label)
         target.obs[KEYS.foreign_call] = call_foreign(foreign)
-    target.obsm[KEYS.components] = components[1]
-    context.obsm[KEYS.context_components(name)] = components[0]
+    context.obsm[KEYS.context_components(name)], target.obsm[KEYS.components] = expression.components
 
 # %% ../nbs/02_preprocessing.ipynb #0bbd85ab
 def _neighbor_options(nn_kwargs: Mapping[str, Any] | None, device: str, matching: Matching) -> dict[str, Any]:
@@ -590,7 +682,7 @@ def _neighbor_options(nn_kwargs: Mapping[str, Any] | None, device: str, matching
     check_number("n_neighbors", options.get("n_neighbors", 1), low=1, whole=True)
     check_choice("matching", matching, get_args(Matching))
     # the signs of the directions of centred profiles are arbitrary, and a correlation over them would depend on these
-    metrics = ("cosine", "euclidean") if matching == "centered" else get_args(Metric)
+    metrics = get_args(Metric) if matching == "reference" else ("cosine", "euclidean")
     check_choice("metric", options.get("metric", "cosine"), metrics)
     check_choice("method", options.get("method", "auto"), get_args(Method))
     resolve_device(options["device"])
@@ -753,7 +845,7 @@ class _Targets(_Datasets):
         layer: str | None = None,
         orthologues: str | Path | pd.DataFrame | None = None,
         device: str = "cpu",
-        matching: Matching = "centered",
+        matching: Matching = "guided",
         one_to_many: bool = True,
         min_non_zero_genes: float | None = None,
         min_cell_type_size: int | None = None,
@@ -779,8 +871,8 @@ class _Targets(_Datasets):
         n_top_genes
             Number of most variable genes to keep for the model; all genes by default.
         compute_log1p
-            Take logarithms, log(1 + counts), for the neighbour search; with `matching='centered'` of counts that are
-            scaled to a common depth.
+            Take logarithms, log(1 + counts), for the neighbour search; unless `matching='reference'` of counts that
+            are scaled to a common depth.
         nn_kwargs
             Options of the neighbour search: `n_neighbors` (250), `metric` ('cosine' or 'euclidean'; with
             `matching='reference'` also 'correlation'), `method` ('auto', 'exact' or 'approximate'), `block_size`,
@@ -792,9 +884,10 @@ class _Targets(_Datasets):
         device
             Where the neighbours are computed: 'cpu', 'cuda', 'cuda:1', 'mps'.
         matching
-            How cells are compared on the counts: 'centered', `comparable_profiles` of all shared genes, with votes
-            that are balanced between cell types; or 'reference', the counts of the chosen genes as they are, with
-            plain votes, as in version 0.1.4 of the method's first implementation.
+            How the first guess of labels, and the candidates of the alignment, are found on the counts: 'guided', by
+            classifiers, with candidates of the guessed label first; 'centered', by votes of the nearest cells in
+            `comparable_profiles`, balanced between types; or 'reference', by plain votes of the nearest cells in the
+            counts of the chosen genes as they are, as in version 0.1.4 of the method's first implementation.
         one_to_many
             Compare cells also by genes that are not one to one, the counts of related genes summed; has no effect with
             `matching='reference'`. The decoders compare genes that are one to one in either case.
@@ -820,11 +913,13 @@ class _Targets(_Datasets):
         pairs, source = orthologue_pairs(counts.genes, *taxa, table=orthologues)
         report = add_orthologues(self.context, target, pairs, source)
         shared = shared_counts(self.context_counts, counts, pairs, one_to_many=one_to_many)
-        if one_to_many:
+        if one_to_many and matching != "reference":
             report = replace(report, groups=summed_genes(self.context_counts.genes, counts.genes, pairs))
         matched = chosen_counts(self.context, target) if matching == "reference" else shared
-        add_neighbors(self.context, target, matched, keys, matching=matching, log1p=compute_log1p, **options)
-        add_foreign(self.context, target, shared, device=options["device"])
+        expression = compare_expression(*shared, device=options["device"])
+        options |= {"matching": matching, "expression": expression, "log1p": compute_log1p}
+        add_neighbors(self.context, target, matched, keys, **options)
+        add_foreign(self.context, target, expression)
         self._keep(target)
         self.orthologues[dataset_name] = report
 

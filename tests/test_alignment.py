@@ -142,7 +142,7 @@ def test_candidates_are_taken_from_the_data_as_they_are(tmp_path):
     np.testing.assert_array_equal(trusted, human.obs["top_percent_cell_type"] < 0.5)
     for label, cells in human.obs.groupby("pred_nns_cell_type", observed=True):
         share = trusted[human.obs["pred_nns_cell_type"] == label].mean()
-        assert abs(share - 0.5) <= 1 / len(cells), label
+        assert share >= 0.5 - 1 / len(cells), label  # the best half, and whoever is sure
 
 
 @pytest.mark.parametrize("missing", ["ind_neigh_nns", "top_percent_cell_type"])

