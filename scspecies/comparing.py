@@ -29,6 +29,7 @@ from scspecies.core import (
     metadata,
 )
 from .foreign import ForeignScores, known_probability
+from .evaluation import Evaluation, evaluate
 from scspecies.lfc import (
     ComparedSpecies,
     LogFoldChanges,
@@ -408,7 +409,7 @@ class LabelTransfer(_Transfer):
         KeyError
             The column was not transferred, or without probabilities.
         """
-        target, name = self.mdata[self.target.key], KEYS.probabilities(context_obs_transfer)
+        target, name = self.mdata[self.target.key], self.names.probabilities(context_obs_transfer)
         if name not in target.obsm:
             raise KeyError(
                 f"Expected probabilities of {context_obs_transfer!r} in {self.target.key}.obsm[{name!r}], found none. "
@@ -511,8 +512,80 @@ class _TypeLabels(LabelTransfer):
         self._require_present(key, species)
         return label_values(self.mdata[species.key], key, species.key)
 
+# %% ../nbs/09b_comparing.ipynb #45b28fea
+class _Judged(_TypeLabels):
+    """Judge labels that were transferred."""
+
+    def _written(self, key: str) -> dict[str, Any]:
+        """What stands beside the transferred labels of a column, as the function `evaluate` takes it."""
+        target = self.mdata[self.target.key]
+        columns = {"confidence": self.names.transferred_confidence(key), "foreign_score": KEYS.foreign_score}
+        columns["foreign_call"] = KEYS.foreign_call
+        found = {name: target.obs[column].to_numpy() for name, column in columns.items() if column in target.obs}
+        if (assigned := self.names.assigned_label(key)) in target.obs:
+            found["unassigned"] = (target.obs[assigned] == KEYS.unassigned).to_numpy()
+        if self.names.probabilities(key) in target.obsm:
+            found["probabilities"] = self.label_probabilities(key)
+        return found
+
+    def evaluate(
+        self,
+        context_obs_transfer: str,
+        target_label_key: str | None = None,
+        *,
+        integration: bool = False,
+        **options: Any,
+    ) -> Evaluation:
+        """Judge the labels that `transfer_labels_data` has written, and the aligned space.
+
+        Parameters
+        ----------
+        context_obs_transfer
+            Column of the context's `obs` that was transferred.
+        target_label_key
+            Column of the target's `obs` with its own labels; by default the one of the same name.
+        integration
+            Also measure how well the species mix, with the optional package `scib-metrics`; time grows with the square
+            of the number of cells.
+        options
+            Of `scspecies.evaluation.evaluate`, such as `foreign='left_out'` or `n_boot`.
+
+        Returns
+        -------
+        evaluation
+            All measures in one table, and the tables behind `scspecies.plot.plot_evaluation`.
+
+        Raises
+        ------
+        RuntimeError
+            The target is not aligned to the present context, or the labels come from other weights.
+        KeyError, ValueError
+            The column was not transferred or is not there, a label is missing, or the species share no type.
+        ImportError
+            `scib-metrics` is needed and not installed.
+        """
+        label = self.names.transferred_label(context_obs_transfer)
+        context, target = (representation.z_mean for representation in self._aligned())
+        of_target, truth = self.mdata[self.target.key], target_label_key or context_obs_transfer
+        if label not in of_target.obs:
+            raise KeyError(
+                f"Expected labels in {self.target.key}.obs[{label!r}], found none. "
+                f"Call `transfer_labels_data({context_obs_transfer!r})` first."
+            )
+        self._require_present(label, self.target)
+        return evaluate(
+            label_values(of_target, truth, self.target.key),
+            label_values(of_target, label, self.target.key),
+            label_values(self.mdata[self.context.key], context_obs_transfer, self.context.key),
+            **self._written(context_obs_transfer),
+            target_latent=target,
+            context_latent=context if integration else None,
+            before=of_target.obsm.get(KEYS.components),
+            **options,
+        )
+
 # %% ../nbs/09b_comparing.ipynb #bf515576
-class _TypeSimilarity(_TypeLabels):
+class _TypeSimilarity(_Judged):
     """Compare cell types as wholes."""
 
     def return_similarity_df(

@@ -30,6 +30,11 @@ def _finish(ax: Axes, title: str, x: str, y: str) -> Axes:
     return plain_axes(ax)
 
 
+def _start(lowest: float) -> float:
+    """Where an axis of shares starts, so that the lowest is shown with some room: at most 0.8, in tenths."""
+    return max(0.0, min(0.8, np.floor(10 * lowest - 0.2) / 10)) - 0.02
+
+
 def _with_counts(counts: pd.Series) -> list[str]:
     """Names of types with the numbers of their cells, broken into lines."""
     return [in_lines(f"{name} ({n:,})") for name, n in counts.items()]
@@ -57,7 +62,8 @@ def plot_recall(by_type: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.plot(table["recall"], rows, "o", ms=4, color=_BLUE, label="recall: cells of the type that are found")
     ax.plot(table["precision"], rows, "x", ms=5, color=_ORANGE, label="precision: cells with the label that are right")
     ax.set_yticks(rows, _with_counts(table["n"]))
-    ax.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5))
+    low = np.nanmin(table[["recall_low", "precision"]])
+    ax.set(xlim=(_start(low), 1.02), ylim=(len(table) - 0.5, -0.5))
     ax.legend(fontsize=FONT_SIZE, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5)
     return _finish(ax, "Recall by type", "share of cells", "")
 
@@ -76,7 +82,7 @@ def plot_reliability(calibration: pd.DataFrame, *, ax: Axes | None = None) -> Ax
     ax.vlines(mean, calibration["low"], calibration["high"], color=_BLUE, lw=1, alpha=0.6)
     ax.scatter(mean, share, s=10 + 40 * n / n.max(), color=_BLUE, zorder=2)
     error = (n * np.abs(share - mean)).sum() / n.sum()
-    start = max(0.0, min(mean.min(), share.min()) - 0.1)
+    start = _start(min(mean.min(), share.min()))
     ax.set(xlim=(start, 1.02), ylim=(start, 1.02))
     ax.text(0.97, 0.04, "too sure", transform=ax.transAxes, ha="right", fontsize=FONT_SIZE, color="0.45")
     ax.text(0.03, 0.96, "too modest", transform=ax.transAxes, va="top", fontsize=FONT_SIZE, color="0.45")
@@ -99,7 +105,7 @@ def plot_coverage(coverage: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.fill_between(shown["coverage"], shown["low"], shown["high"], color=_BLUE, alpha=0.2, lw=0, step="post")
     ax.step(shown["coverage"], shown["accuracy"], where="post", color=_BLUE, lw=1.5)
     ax.axhline(shown["accuracy"].iloc[-1], color="0.6", lw=1, ls="--")
-    ax.set(xlim=(0, 1.02), ylim=(max(0.0, shown["accuracy"].min() - 0.15), 1.01))
+    ax.set(xlim=(0, 1.02), ylim=(_start(shown["low"].min()), 1.01))
     return _finish(ax, "The surest cells", "share of cells, surest first", "share of right labels")
 
 # %% ../nbs/08d_plot_evaluation.ipynb #4d7d2dab
@@ -142,7 +148,9 @@ def plot_evaluation(evaluation: Evaluation, *, axes: Sequence[Axes] | None = Non
 def _draw_confusion(evaluation: Evaluation, ax: Axes) -> None:
     """Draw the confusion table, with numbers of cells, and a line above types that the context lacks."""
     counts = evaluation.confusion.sum(axis=1)
-    plot_confusion(confusion_percent(evaluation.confusion), ax=ax, title="Labels of each true type")
+    value, low, high = evaluation.summary.loc["balanced_accuracy", ["value", "low", "high"]]
+    plot_confusion(confusion_percent(evaluation.confusion), ax=ax)
+    ax.set_title(f"Balanced accuracy {value:.3f} ({low:.3f} to {high:.3f})", fontsize=FONT_SIZE + 1)
     shown = [label.get_text() for label in ax.get_yticklabels()]
     ax.set_yticks(ax.get_yticks(), _with_counts(counts[shown]))
     if len(shown) > (shared := len(evaluation.by_type)):

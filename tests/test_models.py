@@ -160,6 +160,7 @@ ALWAYS = {
     "checkpoint_path",
     "ret_pred_df",
     "label_probabilities",
+    "evaluate",
 }
 
 
