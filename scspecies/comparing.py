@@ -232,10 +232,14 @@ class _Evidence(Similarity):
             known=np.ones(len(best)) if foreign is None else known_probability(foreign, foreign_share),
         )
 
-    def _guess(self, key: str, labels: np.ndarray) -> np.ndarray | None:
-        """The first guess of the column `key`, if data setup made one and the context still has the same labels."""
-        guess = self.mdata[self.target.key].obsm.get(KEYS.guess(key))
-        return guess if guess is not None and guess.shape[1] == len(np.unique(labels)) else None
+    def _with_guess(self, evidence: Evidence, key: str, labels: np.ndarray) -> Evidence:
+        """Add the first guess of the column `key`, if data setup made one and the context still has the same labels."""
+        context, target = self.mdata[self.context.key], self.mdata[self.target.key]
+        guess = target.obsm.get(KEYS.guess(key))
+        back = context.obsm.get(KEYS.guess_back(key, metadata(target)["name"]))
+        if guess is None or back is None or guess.shape[1] != len(np.unique(labels)):
+            return evidence
+        return replace(evidence, guess=guess, guess_back=back)
 
 # %% ../nbs/09b_comparing.ipynb #d55122af
 LabelRule = Literal["probability", "votes"]
@@ -371,8 +375,8 @@ class _Transfer(_Evidence):
                 _write_labels(target, key, voted, share, None, self.names)
                 continue
             by_rule = voted if labels_by == "votes" else None
-            evidence = replace(evidence, guess=self._guess(key, labels[key]))
-            transferred = transfer(evidence, labels[key], error_rate=error_rate, given=by_rule)
+            guessed = self._with_guess(evidence, key, labels[key])
+            transferred = transfer(guessed, labels[key], error_rate=error_rate, given=by_rule)
             share = (labels[key][best] == transferred.labels[:, None]).mean(axis=1)
             _write_labels(target, key, transferred.labels, share, transferred, self.names)
         columns = [name(key) for key in keys for name in (self.names.transferred_label, self.names.assigned_label)]

@@ -91,13 +91,15 @@ def type_probabilities(shares: Sequence[np.ndarray], smoothing: sp.csr_matrix) -
     return geometric_mean([smoothing @ share for share in shares])
 
 # %% ../nbs/06a_confidence.ipynb #acc6a001
-def label_probabilities(votes: np.ndarray, guess: np.ndarray) -> np.ndarray:
+def label_probabilities(votes: np.ndarray, smoothing: sp.csr_matrix, guess: np.ndarray) -> np.ndarray:
     """Probability of every type for every cell, from the model's votes and the first guess; not yet calibrated.
 
     Parameters
     ----------
     votes
         `vote_shares` of the context cells that explain a target cell best, shape (target cells, types).
+    smoothing
+        `smoothing_matrix` of the target's cells, shape (target cells, target cells).
     guess
         `guess.first_guess` of the same cells and types, same shape.
 
@@ -113,6 +115,7 @@ def label_probabilities(votes: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """
     if votes.shape != guess.shape:
         raise ValueError(f"Expected votes and guess of one shape, found {votes.shape} and {guess.shape}.")
+    votes = (votes + smoothing @ votes) / 2
     return geometric_mean([votes, votes, guess])
 
 # %% ../nbs/06a_confidence.ipynb #e5832949
@@ -140,7 +143,7 @@ def transfer_back_temperature(
     neighbors: Sequence[np.ndarray],
     smoothing: sp.csr_matrix,
     *,
-    guided: bool = False,
+    guess: np.ndarray | None = None,
 ) -> float:
     """Find the temperature for the target's probabilities by a transfer back to the context.
 
@@ -157,8 +160,9 @@ def transfer_back_temperature(
         kind of neighbours that the probabilities are made of.
     smoothing
         `smoothing_matrix` of the context's cells, shape (context cells, context cells).
-    guided
-        Whether the probabilities are `label_probabilities`; the second kind of neighbours stands for the guess then.
+    guess
+        For probabilities that are `label_probabilities`: the guess back, of the context's cells from the target's,
+        shape (context cells, types).
 
     Returns
     -------
@@ -172,7 +176,7 @@ def transfer_back_temperature(
         warnings.warn(f"No type was given to {MIN_CELLS} target cells: probabilities are not calibrated.", stacklevel=2)
         return 1.0
     shares = [vote_shares(given, index, types) for index in neighbors]
-    back = label_probabilities(shares[0], smoothing @ shares[1]) if guided else type_probabilities(shares, smoothing)
+    back = type_probabilities(shares, smoothing) if guess is None else label_probabilities(shares[0], smoothing, guess)
     return _fit_temperature(back[known], context_labels[known], types)
 
 # %% ../nbs/06a_confidence.ipynb #137d7d7d
@@ -220,9 +224,9 @@ class Evidence:
         `neighborhoods.smoothing_matrix` of the cells of each species.
     known
         Probability that the context has a cell's type, as `foreign.known_probability` gives it, shape (target cells,).
-    guess
-        `guess.first_guess` of these labels, shape (target cells, types); without it, the second kind of neighbours
-        speaks for the counts.
+    guess, guess_back
+        `guess.first_guess` of these labels, shape (target cells, types), and the same from target to context, shape
+        (context cells, types); without them, the second kind of neighbours speaks for the counts.
     """
 
     voters: Sequence[np.ndarray]
@@ -231,6 +235,7 @@ class Evidence:
     context_smoothing: sp.csr_matrix
     known: np.ndarray
     guess: np.ndarray | None = None
+    guess_back: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,14 +302,10 @@ def transfer(
     check_number("error_rate", error_rate, high=1)
     types = np.unique(context_labels)
     shares = [vote_shares(context_labels, index, types, n_voters=index.shape[1]) for index in evidence.voters]
-    guess, voters_back = evidence.guess, evidence.voters_back
-    if guess is None:
-        votes = type_probabilities(shares, evidence.target_smoothing)
-    else:
-        votes = label_probabilities(shares[0], guess)
-    temperature = transfer_back_temperature(
-        votes, types, context_labels, voters_back, evidence.context_smoothing, guided=guess is not None
-    )
+    guess, smoothing = evidence.guess, evidence.target_smoothing
+    votes = type_probabilities(shares, smoothing) if guess is None else label_probabilities(shares[0], smoothing, guess)
+    back = evidence.voters_back, evidence.context_smoothing
+    temperature = transfer_back_temperature(votes, types, context_labels, *back, guess=evidence.guess_back)
     probabilities = with_temperature(votes, temperature) * evidence.known[:, None]
     codes = votes.argmax(axis=1) if given is None else _type_codes(given, types)
     confidence = probabilities[np.arange(len(codes)), codes]

@@ -69,6 +69,10 @@ class KeyNames:
         """Key of `obsm` with the probability of each label of the column `key`, as guessed from the counts."""
         return f"prob_nns_{key}"
 
+    def guess_back(self, key: str, target: str) -> str:
+        """Key of the context's `obsm` with the same for its own cells, as guessed from those of `target`."""
+        return f"{self.guess(key)}_{target}"
+
     def confidence_rank(self, key: str) -> str:
         """Column of `obs` with the rank of that vote inside its label, 0 (best) to 1."""
         return f"top_percent_{key}"

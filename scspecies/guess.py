@@ -6,11 +6,14 @@
 __all__ = ['N_GENES', 'MAX_CELLS', 'FLOOR', 'informative_genes', 'best_of_each', 'geometric_mean', 'first_guess']
 
 # %% ../nbs/01e_guess.ipynb #e1d00003
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from .foreign import MIN_CELLS, averaging_matrix, gene_variances, signal_between_types
 
@@ -83,6 +86,7 @@ def first_guess(
     *,
     rounds: int = 5,
     self_taught: bool = True,
+    n_genes: Sequence[int] = N_GENES,
 ) -> np.ndarray:
     """Guess the type of each target cell from the counts.
 
@@ -98,6 +102,8 @@ def first_guess(
         How often the target is centred anew under its labels.
     self_taught
         Also ask a classifier that learned the labels of the first inside the target.
+    n_genes
+        Numbers of genes to guess by; the guesses are combined.
 
     Returns
     -------
@@ -114,10 +120,11 @@ def first_guess(
     if not codes.any():
         return np.ones((target_expression.shape[0], 1))
     guesses = []
-    for n in N_GENES:
+    for n in n_genes:
         genes = informative_genes(context_expression, codes, n)
         context, cells = (_scaled(expression, genes) for expression in (context_expression, target_expression))
-        guesses.append(_guess_by(context, cells, codes, smoothing, rounds=rounds, self_taught=self_taught))
+        with threadpool_limits(1, user_api="blas"):  # more threads than one only wait for each other here
+            guesses.append(_guess_by(context, cells, codes, smoothing, rounds=rounds, self_taught=self_taught))
     return geometric_mean(guesses)
 
 
