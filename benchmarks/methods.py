@@ -11,6 +11,7 @@ Every method gets the same cells, in an environment of its own, made on the firs
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -165,38 +166,45 @@ def run_other(
             yield source, read_labels(Path(folder, f"{source}.csv")), seconds
 
 
-def put(records: list[Record], record: Record, keys: Iterable[str]) -> None:
-    """Add a record in place of an older one of the same run."""
-    keys = list(keys)
-    records[:] = [old for old in records if any(old[key] != record[key] for key in keys)]
-    records.append(record)
+def transfer_both_ways(
+    run: Record, paths: list[Path], options: argparse.Namespace
+) -> Iterator[tuple[str, pd.Series, float]]:
+    """Name of the labelled species, labels of the other's cells, and seconds; `paths` have the shared genes."""
+    if run["method"] in PACKAGES:
+        return run_packages(run["method"], run["pair"], run["seed"], options)
+    return run_other(run["method"], paths, run["seed"], options)
+
+
+def is_wanted(run: Record, records: list[Record], options: argparse.Namespace, n_records: int = 1) -> bool:
+    """Whether a run has to be made: its records are not there yet, or are to be made again."""
+    if run["method"] not in options.methods or (run["seed"] and run["method"] in WITHOUT_SEED):
+        return False
+    return options.again or sum(run.items() <= record.items() for record in records) < n_records
+
+
+def keep(results: Record, part: str, key: Record, found: Record) -> None:
+    """Save a record, in place of an older one of the same run."""
+    others = [record for record in results.get(part, []) if not key.items() <= record.items()]
+    results[part] = [*others, key | found]
+    harness.write_results(results, RESULTS)
+    print(*key.values(), f"{found['accuracy']:.3f}", f"{found['seconds']:.0f} s", sep="  ", flush=True)
 
 
 def measure_methods(options: argparse.Namespace, results: Record) -> None:
-    """Run what was asked for and is not there yet; save after each run."""
-    records = results.setdefault("methods", [])
+    """Run what was asked for and is not there yet, pair by pair."""
     for pair in options.pairs:
         species = read_pair(pair, options.data)
+        labels = {name: adata.obs["label"].astype(str) for name, adata in species.items()}
         with tempfile.TemporaryDirectory() as folder:
             paths = write_shared(species, options.data / harness.HOMOLOGY, Path(folder))
-            for seed in options.seeds or (0, 1, 2):
-                for method in options.methods:
-                    done = any((r["method"], r["pair"], r["seed"]) == (method, pair, seed) for r in records)
-                    if (done and not options.again) or (seed and method in WITHOUT_SEED):
-                        continue
-                    runs = (
-                        run_packages(method, pair, seed, options)
-                        if method in PACKAGES
-                        else run_other(method, paths, seed, options)
-                    )
-                    for source, labels, seconds in runs:
-                        (other,) = set(TAXA) - {source}
-                        found = scores(labels, species[other].obs["label"].astype(str), species[source].obs["label"])
-                        record = {"method": method, "pair": pair, "source": source, "seed": seed, **found}
-                        put(records, record | {"seconds": seconds}, ("method", "pair", "source", "seed"))
-                        print(f"{method:20} {pair:8} from {source} {seed} {found['accuracy']:.3f} {seconds:6.0f} s")
-                    harness.write_results(results, RESULTS)
-                    sys.stdout.flush()
+            for seed, method in itertools.product(options.seeds or (0, 1, 2), METHODS):
+                run = {"method": method, "pair": pair, "seed": seed}
+                if not is_wanted(run, results.get("methods", []), options, n_records=len(TAXA)):
+                    continue
+                for source, found, seconds in transfer_both_ways(run, paths, options):
+                    (other,) = set(TAXA) - {source}
+                    scored = scores(found, labels[other], labels[source])
+                    keep(results, "methods", run | {"source": source}, scored | {"seconds": round(seconds, 1)})
 
 
 def homology_table(orthologues: pd.DataFrame) -> pd.DataFrame:
@@ -217,32 +225,32 @@ def homology_table(orthologues: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def measure_divergence(options: argparse.Namespace, results: Record) -> None:
-    """Align simulated pairs with this package and the reference."""
+def write_simulated(divergence: float, seed: int, folder: Path) -> tuple[list[Path], Path, dict[str, pd.Series]]:
+    """Save a simulated pair and its table of orthologues; also return the true types by the cells' new names."""
     from scspecies.datasets import synthetic_species
 
-    records = results.setdefault("divergence", [])
-    for seed in options.seeds or (0,):
-        for divergence in DIVERGENCES:
-            pair = synthetic_species(divergence=divergence, seed=seed)
-            with tempfile.TemporaryDirectory() as folder:
-                paths = [Path(folder, f"{name}.h5ad") for name in ("context", "target")]
-                pair.context.write_h5ad(paths[0])
-                pair.target.write_h5ad(paths[1])
-                homology = Path(folder, "orthologues.rpt")
-                homology_table(pair.orthologues).to_csv(homology, sep="\t", index=False)
-                truth, known = pair.target.obs["cell_type"].astype(str), pair.context.obs["cell_type"].astype(str)
-                truth.index = [f"cell{i}" for i in range(len(truth))]
-                for method in PACKAGES:
-                    key = {"method": method, "divergence": divergence, "seed": seed}
-                    done = any(key.items() <= record.items() for record in records)
-                    if method not in options.methods or (done and not options.again):
-                        continue
-                    labels, seconds = run_stages(method, paths, homology, options, "--seed", seed)
-                    record = key | scores(labels, truth, known) | {"seconds": seconds}
-                    put(records, record, key)
-                    print(f"{method:10} {divergence:.2f} {seed} {record['accuracy']:.3f} {seconds:6.0f} s", flush=True)
-                    harness.write_results(results, RESULTS)
+    pair = synthetic_species(divergence=divergence, seed=seed)
+    homology = folder / "orthologues.rpt"
+    homology_table(pair.orthologues).to_csv(homology, sep="\t", index=False)
+    paths, labels = [], {}
+    for name, adata in (("context", pair.context), ("target", pair.target)):
+        paths.append(folder / f"{name}.h5ad")
+        adata.write_h5ad(paths[-1])
+        labels[name] = adata.obs["cell_type"].astype(str).set_axis([f"cell{i}" for i in range(adata.n_obs)])
+    return paths, homology, labels
+
+
+def measure_divergence(options: argparse.Namespace, results: Record) -> None:
+    """Align simulated pairs with this package and the reference."""
+    for seed, divergence in itertools.product(options.seeds or (0,), DIVERGENCES):
+        with tempfile.TemporaryDirectory() as folder:
+            paths, homology, labels = write_simulated(divergence, seed, Path(folder))
+            for method in PACKAGES:
+                run = {"method": method, "divergence": divergence, "seed": seed}
+                if is_wanted(run, results.get("divergence", []), options):
+                    found, seconds = run_stages(method, paths, homology, options, "--seed", seed)
+                    scored = scores(found, labels["target"], labels["context"])
+                    keep(results, "divergence", run, scored | {"seconds": round(seconds, 1)})
 
 
 # ---------------------------------------------------------------- the report

@@ -130,7 +130,8 @@ def align(context, target, options: argparse.Namespace, clock: Clock) -> dict[st
         with clock.stage(name):
             stage()
     if options.labels:
-        mdata["human"].obs["pred_sim_label"].rename("label").to_csv(options.labels)
+        labels = mdata["human"].obs["pred_sim_label"].rename("label")
+        labels.rename(lambda name: name.removesuffix("_human")).to_csv(options.labels)  # the reference adds it
     return result | accuracies(mdata["mouse"].obs, mdata["human"].obs)
 
 

@@ -1,5 +1,7 @@
 """The parts of the benchmarks that need neither other packages nor long runs."""
 
+import argparse
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,10 +69,28 @@ def test_the_table_of_simulated_orthologues_reads_back_as_the_same_pairs():
     )
 
 
-def test_a_run_takes_the_place_of_the_same_run_only():
-    records = [{"method": "ours", "seed": 0, "accuracy": 0.1}, {"method": "ours", "seed": 1, "accuracy": 0.2}]
-    methods.put(records, {"method": "ours", "seed": 0, "accuracy": 0.3}, ("method", "seed"))
-    assert [(r["seed"], r["accuracy"]) for r in records] == [(1, 0.2), (0, 0.3)]
+def test_a_run_takes_the_place_of_the_same_run_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "RESULTS", tmp_path / "methods.json")
+    results = {"part": [{"method": "ours", "seed": seed, "accuracy": 0.1, "seconds": 1} for seed in (0, 1)]}
+    methods.keep(results, "part", {"method": "ours", "seed": 0}, {"accuracy": 0.3, "seconds": 2})
+    assert [(r["seed"], r["accuracy"]) for r in results["part"]] == [(1, 0.1), (0, 0.3)]
+    assert harness.read_results(tmp_path / "methods.json") == results
+
+
+def test_only_missing_runs_are_made_unless_asked_for_again():
+    options = argparse.Namespace(methods=["ours", "Scanorama"], again=False)
+    records = [{"method": "ours", "seed": 0, "source": source} for source in ("mouse", "human")]
+
+    def wanted(method: str, seed: int) -> bool:
+        return methods.is_wanted({"method": method, "seed": seed}, records, options, n_records=2)
+
+    assert not wanted("ours", 0)
+    assert wanted("ours", 1)
+    assert not wanted("reference", 0)
+    assert wanted("Scanorama", 0)
+    assert not wanted("Scanorama", 1)  # nothing in it is random
+    options.again = True
+    assert wanted("ours", 0)
 
 
 def test_area_is_the_mean_height_of_the_curve():
