@@ -111,6 +111,8 @@ def scores(labels: pd.Series, truth: pd.Series, known: Iterable[str]) -> Record:
     """Balanced accuracy and macro F1 of the cells whose type the labelled species has; no label is a wrong one."""
     from sklearn.metrics import f1_score, recall_score
 
+    if not set(labels.index) <= set(truth.index):
+        raise ValueError(f"Expected labels of cells such as '{truth.index[0]}', found '{labels.index[0]}'.")
     truth = truth[truth.isin(set(known))]
     labels = labels.reindex(truth.index).fillna("").astype(str)
     of_types = {"labels": sorted(truth.unique()), "average": "macro", "zero_division": 0}

@@ -131,7 +131,8 @@ def align(context, target, options: argparse.Namespace, clock: Clock) -> dict[st
             stage()
     if options.labels:
         labels = mdata["human"].obs["pred_sim_label"].rename("label")
-        labels.rename(lambda name: name.removesuffix("_human")).to_csv(options.labels)  # the reference adds it
+        names = labels.index.str.removeprefix("human:").str.removesuffix("_human")  # ours and the reference add these
+        labels.set_axis(names).to_csv(options.labels)
     return result | accuracies(mdata["mouse"].obs, mdata["human"].obs)
 
 

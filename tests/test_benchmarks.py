@@ -36,6 +36,12 @@ def test_scores_count_types_evenly_and_a_missing_label_as_wrong():
     assert found["f1"] == pytest.approx((2 * 1 * 0.5 / 1.5 + 2 * precision_b * 0.5 / (precision_b + 0.5)) / 2)
 
 
+def test_scores_refuse_labels_of_cells_under_other_names():
+    truth = pd.Series(["a", "b"], ["cell0", "cell1"])
+    with pytest.raises(ValueError, match="Expected labels of cells such as 'cell0', found 'human:cell0'"):
+        methods.scores(truth.rename("human:{}".format), truth, ["a", "b"])
+
+
 def test_one_to_one_leaves_out_every_gene_with_a_second_partner():
     pairs = pd.DataFrame({"context": ["A", "A", "B", "C", "D", "D"], "target": ["a", "b", "c", "c", "d", "d"]})
     assert methods.one_to_one(pairs).to_numpy().tolist() == [["D", "d"]]
