@@ -313,7 +313,7 @@ def divergence_table(records: list[Record]) -> list[str]:
     lines = [f"| divergence | {' | '.join(packages)} |", "|---" * (len(packages) + 1) + "|"]
     lines += [f"| {at:g} | {' | '.join(f'{row[name]:.3f}' for name in packages)} |" for at, row in means.iterrows()]
     areas = [f"**{area(means.index.to_numpy(), means[name].to_numpy()):.3f}**" for name in packages]
-    return [*lines, f"| **area under the curve** | {' | '.join(areas)} |"]
+    return [*lines, f"| **area from {means.index[0]:g} to {means.index[-1]:g}** | {' | '.join(areas)} |"]
 
 
 def draw_methods(records: list[Record], path: Path) -> None:

@@ -113,4 +113,4 @@ def test_tables_show_means_of_runs_and_gaps():
     *_, row = methods.method_table(runs)
     assert row == "| Harmony | - | - | 0.600 ± 0.141 | - | - | - | 2 | 2 |"
     curve = [{"method": "ours", "divergence": x, "seed": 0, "accuracy": 1 - x} for x in (0.0, 0.5, 1.0)]
-    assert methods.divergence_table(curve)[-1] == "| **area under the curve** | **0.500** |"
+    assert methods.divergence_table(curve)[-1] == "| **area from 0 to 1** | **0.500** |"
