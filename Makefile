@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab outputs bench export readme format docs clean
+.PHONY: help demo test lab outputs bench methods export readme format docs clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -24,6 +24,7 @@ help:  ## list the commands
 	@echo "make lab       JupyterLab on the notebooks"
 	@echo "make outputs   run all notebooks and save their outputs (NOTEBOOKS=nbs/00_core.ipynb SLOW=1 WORKERS=4)"
 	@echo "make bench     compare speed and memory with the reference package (BENCH=\"--repeats 1 --parts pairs\")"
+	@echo "make methods   compare label transfer with other methods (METHODS=\"--part methods --methods ours --again\")"
 	@echo "make export    write the modules from the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
 	@echo "make format    format notebooks, scripts and tests, then export"
@@ -86,6 +87,9 @@ outputs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/compare.py $(BENCH)
+
+methods: $(VENV)/.installed-dev
+	@$(BIN)/python benchmarks/methods.py $(METHODS)
 
 export: $(VENV)/.installed-dev
 	@$(BIN)/nbdev_export

@@ -10,38 +10,28 @@ Results go to `benchmarks/results.json`; `benchmarks/README.md` and the figures 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import subprocess
 import sys
-import venv
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-RESULTS, REPORT = HERE / "results.json", HERE / "README.md"
-REFERENCE_PACKAGES = ("torch==2.13.0", "scspecies==0.1.4", "muon==0.1.7")  # a newer muon and it does not start
-PAIRS = {
-    "pancreas": ("baron_mouse_pancreas.h5ad", "baron_human_pancreas_hvg2000.h5ad", "cell_type"),
-    "immune": ("mca_mouse_spleen.h5ad", "pbmc3k_human_pbmc.h5ad", "cell_type_broad"),
-}
+import harness
+from harness import HERE, PAIRS, Record
+
+RESULTS = HERE / "results.json"
 STAGES = ("prepare", "train_context", "train_target", "transfer", "cell-type table", "lfc")
 SIZES = (5_000, 10_000, 20_000, 40_000)
 LARGE = (40_000, 35_000)  # context and target cells of the comparison of memory
-Record = dict[str, Any]
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the .h5ad files")
+    parser.add_argument("--data", type=Path, default=harness.DATA, help="folder of the .h5ad files")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each package on each pair")
     parser.add_argument("--epochs", type=int, default=30, help="of each training on the pairs")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both packages")
-    parser.add_argument("--reference", type=Path, default=HERE / ".reference", help="environment of the reference")
+    parser.add_argument("--reference", type=Path, default=harness.REFERENCE, help="environment of the reference")
     parser.add_argument(
         "--parts", nargs="*", default=["pairs", "growth", "large"], choices=["pairs", "growth", "large"]
     )
@@ -49,45 +39,23 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def reference_python(folder: Path) -> Path:
-    """The reference's interpreter; its environment is made where there is none."""
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.is_file():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REFERENCE_PACKAGES], check=True)
-    return python
-
-
 def run(package: str, pair: str, options: argparse.Namespace, *extra: str) -> Record:
     """Run all stages of one package on one pair, in a process of its own."""
     context, target, label = PAIRS[pair]
     ours = package == "ours"
-    python = Path(sys.executable) if ours else reference_python(options.reference)
-    table = options.data / "HOM_AllOrganism.from_homologene.rpt"
+    python = Path(sys.executable) if ours else harness.environment_python(options.reference, harness.REFERENCE_PACKAGES)
     paths = [options.data / name for name in (context, target)]
-    command = [python, HERE / "stages.py", *paths, "--orthologues", table, "--label", label, *extra]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(options.threads))
-    environment = {**os.environ, **threads}
-    environment.pop("PYTHONPATH", None)
-    if ours:
-        environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{package} failed on {pair}:\n{done.stderr}")
-    record = {"package": package, "pair": pair, **json.loads(done.stdout.splitlines()[-1])}
+    words = [*paths, "--orthologues", options.data / harness.HOMOLOGY, "--label", label, *extra]
+    result = harness.run_script(python, "stages.py", *words, threads=options.threads, project=ours)
+    record = {"package": package, "pair": pair, **result}
     print(f"{package:9} {pair:8} {record['total']:7.1f} s  {max(record['peak_mb'].values()):7.0f} MB", flush=True)
     return record
 
 
 def measure(options: argparse.Namespace, results: Record) -> None:
     """Make the runs that were asked for, and keep the results of those that were not."""
-    results["machine"] = {
-        "threads": options.threads,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "epochs": options.epochs,
-        "repeats": options.repeats,
-    }
+    sizes = {"epochs": options.epochs, "repeats": options.repeats}
+    results["machine"] = harness.machine(options.threads) | sizes
     if "pairs" in options.parts:
         order = ("ours", "reference")
         results["pairs"] = [
@@ -223,21 +191,16 @@ def write_report(results: Record) -> None:
     if "pairs" in results:
         parts |= {"pairs": pair_table(results["pairs"]), "accuracy": accuracy_table(results["pairs"])}
         draw_ratios(results["pairs"], HERE / "ratios.png")
-    text = REPORT.read_text(encoding="utf-8")
-    for name, lines in parts.items():
-        start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, rest = text.split(start)
-        text = f"{before}{start}\n" + "\n".join(lines) + f"\n{end}{rest.split(end)[1]}"
-    REPORT.write_text(text, encoding="utf-8")
+    harness.write_report(parts)
 
 
 def main() -> None:
     """Measure, then report."""
     options = arguments()
-    results: Record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    results = harness.read_results(RESULTS)
     if not options.report_only:
         measure(options, results)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        harness.write_results(results, RESULTS)
     write_report(results)
 
 

@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lfc-samples", type=int, default=5000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--stop-after", default="lfc", help="name of the last stage")
+    parser.add_argument("--labels", type=Path, help="where to write the label of each target cell, as CSV")
     return parser.parse_args()
 
 
@@ -128,6 +129,10 @@ def align(context, target, options: argparse.Namespace, clock: Clock) -> dict[st
             break
         with clock.stage(name):
             stage()
+    if options.labels:
+        labels = mdata["human"].obs["pred_sim_label"].rename("label")
+        names = labels.index.str.removeprefix("human:").str.removesuffix("_human")  # ours and the reference add these
+        labels.set_axis(names).to_csv(options.labels)
     return result | accuracies(mdata["mouse"].obs, mdata["human"].obs)
 
 
