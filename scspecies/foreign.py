@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_CELLS', 'N_ANCHORS', 'LIKELIHOOD_RATIO', 'gene_variances', 'signal_between_types', 'averaging_matrix',
-           'ForeignScores', 'foreign_scores', 'call_foreign', 'known_probability']
+           'ForeignScores', 'foreign_scores', 'check_expression', 'call_foreign', 'known_probability']
 
 # %% ../nbs/01d_foreign.ipynb #6f0c1569
 from collections.abc import Iterator
@@ -177,7 +177,9 @@ def foreign_scores(
     ValueError
         The shapes do not fit together, or the context has fewer than two types.
     """
-    _check_foreign_inputs(context_expression, target_expression, context_labels, smoothing)
+    check_expression(context_expression, target_expression, context_labels, smoothing)
+    if len(set(context_labels)) < 2:
+        raise ValueError(f"Expected at least two types in the context, found {len(set(context_labels))}.")
     types, codes = np.unique(context_labels, return_inverse=True)
     means = (averaging_matrix(codes, len(types)) @ context_expression).toarray()
     of_context = signal_between_types(context_expression, codes, means)
@@ -191,10 +193,10 @@ def foreign_scores(
     return ForeignScores(score, hidden, types[label])
 
 
-def _check_foreign_inputs(
+def check_expression(
     context: sp.csr_matrix, target: sp.csr_matrix, labels: np.ndarray, smoothing: sp.csr_matrix
 ) -> None:
-    """Raise `ValueError` unless the arguments of `foreign_scores` fit together."""
+    """Raise `ValueError` unless expression (cells, genes) of two species, labels and smoothing fit together."""
     if context.shape[1] != target.shape[1]:
         raise ValueError(f"Expected the same genes in both species, found {context.shape[1]} and {target.shape[1]}.")
     if len(labels) != context.shape[0] or smoothing.shape[0] != target.shape[0]:
@@ -202,8 +204,6 @@ def _check_foreign_inputs(
             f"Expected labels of {context.shape[0]} context cells and smoothing of {target.shape[0]} target cells, "
             f"found {len(labels)} and {smoothing.shape[0]}."
         )
-    if len(set(labels)) < 2:
-        raise ValueError(f"Expected at least two types in the context, found {len(set(labels))}.")
 
 # %% ../nbs/01d_foreign.ipynb #0129afb8
 def _threshold(foreign: ForeignScores) -> tuple[float, float]:

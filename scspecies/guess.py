@@ -15,7 +15,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from .foreign import MIN_CELLS, averaging_matrix, gene_variances, signal_between_types
+from .foreign import MIN_CELLS, averaging_matrix, check_expression, gene_variances, signal_between_types
 
 # %% ../nbs/01e_guess.ipynb #e1d00008
 N_GENES = (150, 300, 600)
@@ -44,17 +44,23 @@ def _scaled(expression: sp.csr_matrix, genes: np.ndarray) -> sp.csr_matrix:
     return (chosen @ sp.diags((gene_variances(chosen) + 1e-6) ** -0.5)).tocsr()
 
 
-def _neighborhoods(cells: sp.csr_matrix, smoothing: sp.csr_matrix) -> np.ndarray:
-    """Profile of each cell with its neighbourhood, dense, shape (cells, genes)."""
-    return (_OWN * cells + (1 - _OWN) * (smoothing @ cells)).toarray()
+def _mixing(smoothing: sp.csr_matrix) -> sp.csr_matrix:
+    """Weights of a cell and its neighbourhood, shape (cells, cells)."""
+    return (_OWN * sp.identity(smoothing.shape[0]) + (1 - _OWN) * smoothing).tocsr()
 
 
-def _shift(profiles: np.ndarray, codes: np.ndarray, means: np.ndarray) -> np.ndarray:
+def _mean(cells: sp.csr_matrix, mixing: sp.csr_matrix) -> np.ndarray:
+    """Mean profile of all cells with their neighbourhoods, shape (genes,)."""
+    return np.ravel(np.asarray(mixing.mean(axis=0)) @ cells)
+
+
+def _shift(cells: sp.csr_matrix, mixing: sp.csr_matrix, codes: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Zero of the target under the labels `codes`, given the centred `means` (types, genes) of the context."""
     present = np.bincount(codes, minlength=len(means)) >= MIN_CELLS
     if not present.any():
-        return profiles.mean(axis=0)
-    return (averaging_matrix(codes, len(means))[present] @ profiles - means[present]).mean(axis=0)
+        return _mean(cells, mixing)
+    averages = (averaging_matrix(codes, len(means))[present] @ mixing @ cells).toarray()
+    return (averages - means[present]).mean(axis=0)
 
 # %% ../nbs/01e_guess.ipynb #e1d0000f
 def _taught(profiles: np.ndarray, codes: np.ndarray) -> LogisticRegression:
@@ -62,10 +68,16 @@ def _taught(profiles: np.ndarray, codes: np.ndarray) -> LogisticRegression:
     return LogisticRegression(C=0.1, class_weight="balanced", max_iter=300).fit(profiles, codes)
 
 
-def _asked(classifier: LogisticRegression, profiles: np.ndarray, n_types: int) -> np.ndarray:
-    """Probability of every type for every profile, 0 for types that the classifier does not know."""
-    probabilities = np.zeros((len(profiles), n_types))
-    probabilities[:, classifier.classes_] = classifier.predict_proba(profiles)
+def _asked(
+    classifier: LogisticRegression, cells: sp.csr_matrix, mixing: sp.csr_matrix, zero: np.ndarray, n_types: int
+) -> np.ndarray:
+    """Probability of every type for every neighbourhood, 0 for types that the classifier does not know."""
+    weights, offset = classifier.coef_.T, classifier.intercept_ - classifier.coef_ @ zero
+    logits = mixing @ (cells @ weights) + offset
+    if logits.shape[1] == 1:  # scikit-learn keeps one column for two types
+        logits = np.hstack([np.zeros_like(logits), logits])
+    probabilities = np.zeros((cells.shape[0], n_types))
+    probabilities[:, classifier.classes_] = softmax(logits, axis=1)
     return probabilities
 
 
@@ -115,7 +127,7 @@ def first_guess(
     ValueError
         The shapes do not fit together.
     """
-    _check_inputs(context_expression, target_expression, context_labels, smoothing)
+    check_expression(context_expression, target_expression, context_labels, smoothing)
     codes = np.unique(context_labels, return_inverse=True)[1]
     if not codes.any():
         return np.ones((target_expression.shape[0], 1))
@@ -142,26 +154,15 @@ def _guess_by(
     means = (averaging_matrix(codes, n_types) @ context).toarray()
     rows = best_of_each(codes, np.random.default_rng(0).permutation(len(codes)))
     first = _taught(context[rows].toarray() - means.mean(axis=0), codes[rows])
-    profiles, means = _neighborhoods(cells, smoothing), means - means.mean(axis=0)
-    zero = profiles.mean(axis=0)
-    probabilities = _asked(first, profiles - zero, n_types)
+    mixing, means = _mixing(smoothing), means - means.mean(axis=0)
+    zero = _mean(cells, mixing)
+    probabilities = _asked(first, cells, mixing, zero, n_types)
     for _ in range(rounds):
-        zero = _shift(profiles, probabilities.argmax(axis=1), means)
-        probabilities = _asked(first, profiles - zero, n_types)
+        zero = _shift(cells, mixing, probabilities.argmax(axis=1), means)
+        probabilities = _asked(first, cells, mixing, zero, n_types)
     labels = probabilities.argmax(axis=1)
     if not self_taught or len(np.unique(labels)) == 1:
         return probabilities
     rows = best_of_each(labels, probabilities.max(axis=1))
     second = _taught(cells[rows].toarray() - zero, labels[rows])
-    return geometric_mean([probabilities, _asked(second, profiles - zero, n_types)])
-
-
-def _check_inputs(context: sp.csr_matrix, target: sp.csr_matrix, labels: np.ndarray, smoothing: sp.csr_matrix) -> None:
-    """Raise `ValueError` unless the arguments of `first_guess` fit together."""
-    if context.shape[1] != target.shape[1]:
-        raise ValueError(f"Expected the same genes in both species, found {context.shape[1]} and {target.shape[1]}.")
-    if len(labels) != context.shape[0] or smoothing.shape[0] != target.shape[0]:
-        raise ValueError(
-            f"Expected labels of {context.shape[0]} context cells and smoothing of {target.shape[0]} target cells, "
-            f"found {len(labels)} and {smoothing.shape[0]}."
-        )
+    return geometric_mean([probabilities, _asked(second, cells, mixing, zero, n_types)])
