@@ -24,8 +24,8 @@ def common_depth(*counts: sp.csr_matrix) -> float:
 
 
 def cell_directions(counts: sp.csr_matrix, depth: float, *, log1p: bool = True) -> sp.csr_matrix:
-    """Counts at a common depth, logged if asked to, each cell scaled to length 1; `float64`, same shape."""
-    directions = sp.csr_matrix((counts.data.astype(np.float64), counts.indices, counts.indptr), shape=counts.shape)
+    """Counts at a common depth, logged if asked to, each cell scaled to length 1; `float32`, same shape."""
+    directions = sp.csr_matrix((counts.data.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
     normalize(directions, norm="l1", copy=False)
     directions.data *= depth
     if log1p:
@@ -33,21 +33,25 @@ def cell_directions(counts: sp.csr_matrix, depth: float, *, log1p: bool = True) 
     return normalize(directions, copy=False)
 
 
-def log_expression(context_counts: sp.csr_matrix, target_counts: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+def log_expression(
+    context_counts: sp.csr_matrix, target_counts: sp.csr_matrix, depth: float | None = None
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """Log expression of the cells of two species, each cell as a direction.
 
     Parameters
     ----------
     context_counts, target_counts
         Counts of the shared genes in the same order, shapes (context cells, genes) and (target cells, genes).
+    depth
+        Number of counts that all cells are scaled to before the logarithm; the median of all cells by default.
 
     Returns
     -------
     context_expression, target_expression
-        Natural logarithm of 1 + counts at the median depth of all cells, every row scaled to length 1 (a cell without
-        counts stays 0), `float64`, same shapes.
+        Natural logarithm of 1 + counts at that depth, every row scaled to length 1 (a cell without counts stays 0),
+        `float32`, same shapes; the positions of the counts are shared with these, not copied.
     """
-    depth = common_depth(context_counts, target_counts)
+    depth = depth or common_depth(context_counts, target_counts)
     return cell_directions(context_counts, depth), cell_directions(target_counts, depth)
 
 # %% ../nbs/01c_neighborhoods.ipynb #773bc5ba

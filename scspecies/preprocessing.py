@@ -43,7 +43,7 @@ from scspecies.core import (
 )
 from .foreign import call_foreign, foreign_scores
 from .filtering import Filters, report_removal, select_cells_and_genes
-from .guess import first_guess
+from .guess import DEPTH, first_guess
 from .homology import OrthologueReport, orthologue_groups, orthologue_pairs, summed_genes, translate
 from scspecies.neighborhoods import (
     N_COMPONENTS,
@@ -554,6 +554,8 @@ class Expression:
     ----------
     context, target
         `neighborhoods.log_expression`, shapes (context cells, genes) and (target cells, genes).
+    to_guess_by
+        The same of context and target at the depth `guess.DEPTH`.
     components
         `neighborhoods.expression_components` of context and target, `float32`.
     smoothing, context_smoothing
@@ -562,20 +564,21 @@ class Expression:
 
     context: sp.csr_matrix
     target: sp.csr_matrix
+    to_guess_by: tuple[sp.csr_matrix, sp.csr_matrix]
     components: Sequence[np.ndarray]
     smoothing: sp.csr_matrix
     context_smoothing: sp.csr_matrix
 
     def guess(self, context_labels: np.ndarray) -> np.ndarray:
         """`guess.first_guess` of the target's labels, given those of the context's cells, shape (cells, labels)."""
-        return first_guess(self.context, self.target, context_labels, self.smoothing)
+        return first_guess(*self.to_guess_by, context_labels, self.smoothing)
 
     def guess_back(self, target_labels: np.ndarray, types: np.ndarray) -> np.ndarray:
         """Guess the labels of the context's cells, given those of the target's, shape (context cells, types)."""
         probabilities = np.zeros((self.context.shape[0], len(types)))
         given = np.searchsorted(types, np.unique(target_labels))
         probabilities[:, given] = first_guess(
-            self.target, self.context, target_labels, self.context_smoothing, n_genes=(N_GENES_BACK,)
+            *self.to_guess_by[::-1], target_labels, self.context_smoothing, n_genes=(N_GENES_BACK,)
         )
         return probabilities
 
@@ -587,7 +590,8 @@ def compare_expression(
     context, target = log_expression(context_counts, target_counts)
     components = [expression_components(cells).astype(np.float32) for cells in (context, target)]
     smoothing = [smoothing_matrix(values, device=device) for values in components]
-    return Expression(context, target, components, smoothing[1], smoothing[0])
+    to_guess_by = log_expression(context_counts, target_counts, DEPTH)
+    return Expression(context, target, to_guess_by, components, smoothing[1], smoothing[0])
 
 # %% ../nbs/02_preprocessing.ipynb #8160993b
 def add_neighbors(

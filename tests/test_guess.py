@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from scspecies.datasets import synthetic_species
-from scspecies.guess import FLOOR, best_of_each, first_guess, geometric_mean, informative_genes
+from scspecies.guess import DEPTH, FLOOR, best_of_each, first_guess, geometric_mean, informative_genes
 from scspecies.neighborhoods import expression_components, log_expression, smoothing_matrix
 
 
@@ -15,7 +15,7 @@ def simulated(**choices):
     genes = species.orthologues[~species.orthologues["context"].duplicated(keep=False)]
     counts = species.context[:, genes["context"]].X, species.target[:, genes["target"]].X
     labels = [data.obs["cell_type"].to_numpy(dtype=str) for data in (species.context, species.target)]
-    context, target = log_expression(*counts)
+    context, target = log_expression(*counts, DEPTH)
     return context, target, *labels, smoothing_matrix(expression_components(target))
 
 

@@ -426,8 +426,8 @@ def test_profiles_are_directions_of_the_context(n_cells, labelled):
     expected = centered_by_hand(context, target, np.log1p, min(20, n_cells - 1), labels)
     for ours, slow in zip(found, expected, strict=True):  # equal up to the sign of each component
         assert ours.shape == slow.shape
-        assert np.allclose(ours @ ours.T, slow @ slow.T, atol=1e-8)
-    assert np.allclose(found[0] @ found[1].T, expected[0] @ expected[1].T, atol=1e-8)
+        assert np.allclose(ours @ ours.T, slow @ slow.T, atol=1e-5)  # profiles are in single precision
+    assert np.allclose(found[0] @ found[1].T, expected[0] @ expected[1].T, atol=1e-5)
 
 
 def poor_counts(n_cells, n_genes, n_kinds=None):
