@@ -78,7 +78,7 @@ def make_anchors(
     return Anchors(*(torch.from_numpy(np.ascontiguousarray(values)).to(device) for values in arrays))
 
 # %% ../nbs/05_alignment.ipynb #07132545
-MAX_COMPARED = 384  # cells times candidates in a minibatch
+MAX_COMPARED = 256  # cells times candidates in a minibatch
 
 
 def _some(candidates: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from scipy.special import softmax
 
 from .core import check_number
 from .foreign import MIN_CELLS
-from .guess import geometric_mean
+from .guess import geometric_mean, with_floor
 
 # %% ../nbs/06a_confidence.ipynb #ecfbde22
 N_VOTERS = 25
@@ -91,6 +91,11 @@ def type_probabilities(shares: Sequence[np.ndarray], smoothing: sp.csr_matrix) -
     return geometric_mean([smoothing @ share for share in shares])
 
 # %% ../nbs/06a_confidence.ipynb #acc6a001
+def _half_smoothed(values: np.ndarray, smoothing: sp.csr_matrix) -> np.ndarray:
+    """Mean of each cell's own values and those of its neighbourhood, shape (cells, ...)."""
+    return (values + smoothing @ values) / 2
+
+
 def label_probabilities(votes: np.ndarray, smoothing: sp.csr_matrix, guess: np.ndarray) -> np.ndarray:
     """Probability of every type for every cell, from the model's votes and the first guess; not yet calibrated.
 
@@ -115,8 +120,7 @@ def label_probabilities(votes: np.ndarray, smoothing: sp.csr_matrix, guess: np.n
     """
     if votes.shape != guess.shape:
         raise ValueError(f"Expected votes and guess of one shape, found {votes.shape} and {guess.shape}.")
-    votes = (votes + smoothing @ votes) / 2
-    return geometric_mean([votes, votes, guess])
+    return with_floor(_half_smoothed((votes + guess) / 2, smoothing))
 
 # %% ../nbs/06a_confidence.ipynb #e5832949
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -306,7 +310,8 @@ def transfer(
     votes = type_probabilities(shares, smoothing) if guess is None else label_probabilities(shares[0], smoothing, guess)
     back = evidence.voters_back, evidence.context_smoothing
     temperature = transfer_back_temperature(votes, types, context_labels, *back, guess=evidence.guess_back)
-    probabilities = with_temperature(votes, temperature) * evidence.known[:, None]
+    known = np.minimum(_half_smoothed(evidence.known, smoothing), 1)  # rounding may lift it above
+    probabilities = with_temperature(votes, temperature) * known[:, None]
     codes = votes.argmax(axis=1) if given is None else _type_codes(given, types)
     confidence = probabilities[np.arange(len(codes)), codes]
     threshold = assignment_threshold(confidence, error_rate)
