@@ -651,7 +651,7 @@ def add_neighbors(
     if guesses:
         ours, theirs = _own_label_first(ours, theirs, types, np.unique(types)[guesses[cell_key].argmax(axis=1)])
     indices, _ = nearest_neighbors(theirs, ours, n_neighbors, **options)
-    target.obsm[KEYS.neighbors] = indices
+    target.obsm[KEYS.neighbors] = indices.astype(np.int32)
     lost = counts[1].getnnz(axis=1) == 0
     if lost.any():
         warnings.warn(
@@ -669,7 +669,7 @@ def add_neighbors(
             winners, rank = vote(context_labels, indices, balanced=matching == "centered", lost=lost)
         target.obs[KEYS.voted_label(key)] = pd.Categorical(winners)
         target.obs[KEYS.confidence_rank(key)] = rank
-    context.obsm[KEYS.context_neighbors(names[1])] = back
+    context.obsm[KEYS.context_neighbors(names[1])] = back.astype(np.int32)
 
 # %% ../nbs/02_preprocessing.ipynb #d964bf87
 def add_foreign(context: ad.AnnData, target: ad.AnnData, expression: Expression) -> None:

@@ -24,7 +24,7 @@ from .architecture import CACHE_VALUES, Decoder, evaluation_mode
 from .core import SpeciesData, one_hot
 
 # %% ../nbs/03a_scoring.ipynb #44b3683c
-MAX_DECODED = 2**25  # decoded values (points x genes x parameters) that are in memory at a time
+MAX_DECODED = 2**24  # decoded values (points x genes x parameters) that are in memory at a time
 
 
 def _chunk(device: torch.device) -> int:
@@ -504,15 +504,20 @@ def _find_nodes(
     return None if nodes is None or n_pairs <= len(nodes) * len(points) else nodes
 
 
+def _block(decoder: Decoder, z: Tensor, points: np.ndarray, batch: Tensor, nodes: np.ndarray) -> Block:
+    """Decode some points."""
+    profiles = decode_many(decoder, z[torch.from_numpy(points).to(z.device)], batch)
+    position = np.full(len(z), -1, dtype=np.int32)
+    position[points] = np.arange(len(points))
+    return Block(profiles, nodes, zero_nll(profiles, nodes), position)
+
+
 def _blocks(
     decoder: Decoder, z: Tensor, points: np.ndarray, batch: Tensor, nodes: np.ndarray, max_points: int
 ) -> Iterator[Block]:
     """Decode the points, at most `max_points` at a time."""
     for rows in _steps(len(points), max_points):
-        profiles = decode_many(decoder, z[torch.from_numpy(points[rows]).to(z.device)], batch)
-        position = np.full(len(z), -1, dtype=np.int32)
-        position[points[rows]] = np.arange(len(profiles))
-        yield Block(profiles, nodes, zero_nll(profiles, nodes), position)
+        yield _block(decoder, z, points[rows], batch, nodes)
 
 # %% ../nbs/03a_scoring.ipynb #43759ea8
 def shared_candidate_nll(
@@ -560,3 +565,4 @@ def shared_candidate_nll(
         else:
             for block in _blocks(decoder, z, points, batch, nodes, most):
                 yield from map(partial(_score_in_block, pairs, block), pieces)
+                del block  # before the next is decoded

@@ -123,9 +123,9 @@ def latent_neighbors(
     Returns
     -------
     context_index
-        Row numbers of context cells, nearest first, `int64`, shape (target cells, k).
+        Row numbers of context cells, nearest first, `int32`, shape (target cells, k).
     """
-    return nearest_neighbors(target_z, context_z, k, metric="euclidean", device=str(device))[0]
+    return nearest_neighbors(target_z, context_z, k, metric="euclidean", device=str(device))[0].astype(np.int32)
 
 
 def all_pairs(n_target: int, n_context: int) -> np.ndarray:

@@ -613,7 +613,7 @@ def test_a_pair_has_all_that_the_model_reads():
     assert_same(mouse, before[0])
     assert_same(human, before[1])
     context, target = mdata["mouse"], mdata["human"]
-    assert target.obsm["ind_neigh_nns"].shape == (120, 120) and target.obsm["ind_neigh_nns"].dtype == np.int64
+    assert target.obsm["ind_neigh_nns"].shape == (120, 120) and target.obsm["ind_neigh_nns"].dtype == np.int32
     assert target.var["var_names_transl"].tolist() == context.var_names.tolist()
     assert balanced_accuracy_score(target.obs["type"], target.obs["pred_nns_type"]) > 0.95
     assert {"pred_nns_donor", "top_percent_donor"} <= set(target.obs) and "pred_nns_age" not in target.obs
