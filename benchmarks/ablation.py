@@ -35,38 +35,38 @@ def guess_without(**options: Any) -> Callable[[], Iterator[Any]]:
     """Switch parts of the first guess."""
 
     def patches() -> Iterator[Any]:
-        from scspecies import preprocessing
+        from scspecies import matching
 
-        yield patch.object(preprocessing, "first_guess", functools.partial(preprocessing.first_guess, **options))
+        yield patch.object(matching, "first_guess", functools.partial(matching.first_guess, **options))
 
     return patches
 
 
 def median_depth() -> Iterator[Any]:
     """Guess by expression at the median depth of the cells."""
-    from scspecies import preprocessing
+    from scspecies import matching
 
-    yield patch.object(preprocessing, "DEPTH", None)
+    yield patch.object(matching, "DEPTH", None)
 
 
 def best_fifth_only() -> Iterator[Any]:
     """Trust the best 20 % of each label, however sure the others are."""
-    from scspecies import preprocessing
+    from scspecies import matching
 
-    believe, ranked = preprocessing.believe, preprocessing._ranked
+    believe, ranked = matching.believe, matching._ranked
 
     def by_rank(types: Any, probabilities: Any, *, lost: Any = None) -> Any:
         labels, _ = believe(types, probabilities, lost=lost)
         return labels, ranked(probabilities.argmax(axis=1), probabilities.max(axis=1), lost)
 
-    yield patch.object(preprocessing, "believe", by_rank)
+    yield patch.object(matching, "believe", by_rank)
 
 
 def candidates_of_any_type() -> Iterator[Any]:
     """Leave the candidates in the order of their distance, whatever label the cell was guessed to have."""
-    from scspecies import preprocessing
+    from scspecies import matching
 
-    yield patch.object(preprocessing, "_own_label_first", lambda ours, theirs, *_: (ours, theirs))
+    yield patch.object(matching, "_own_label_first", lambda ours, theirs, *_: (ours, theirs))
 
 
 def nothing() -> Iterator[Any]:

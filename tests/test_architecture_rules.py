@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "neighborhoods": CORE,
     "foreign": CORE,
     "guess": CORE | {"neighborhoods", "foreign"},
-    "preprocessing": CORE | {"homology", "filtering", "neighborhoods", "foreign", "guess"},
+    "matching": CORE | {"homology", "neighborhoods", "foreign", "guess"},
+    "preprocessing": CORE | {"homology", "filtering", "matching"},
     "likelihood": set(),
     "architecture": CORE | {"likelihood"},
     "training": MODEL,
@@ -68,7 +69,7 @@ MAY_IMPORT = {
     "multispecies": EVERYTHING | {"species", "fitting", "comparing", "models"},
 }
 USERS_OBJECTS = {"species", "models", "multispecies"}
-ANNDATA_AT_THE_EDGE = {"core", "datasets", "homology", "filtering", "preprocessing", "explore", "comparing"}
+ANNDATA_AT_THE_EDGE = {"core", "datasets", "homology", "filtering", "matching", "preprocessing", "explore", "comparing"}
 KNOWS_ANNDATA = ANNDATA_AT_THE_EDGE | USERS_OBJECTS | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}

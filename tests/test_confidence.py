@@ -31,8 +31,9 @@ from scspecies.foreign import (
 )
 from scspecies.guess import FLOOR
 from scspecies.homology import orthologue_pairs
+from scspecies.matching import shared_counts
 from scspecies.neighborhoods import expression_components, log_expression, smoothing_matrix
-from scspecies.preprocessing import gene_counts, prepare_dataset, shared_counts
+from scspecies.preprocessing import gene_counts, prepare_dataset
 
 TYPES = np.array(["a", "b", "c"])
 

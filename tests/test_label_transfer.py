@@ -13,8 +13,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from scspecies.datasets import synthetic_species
 from scspecies.foreign import LIKELIHOOD_RATIO
+from scspecies.matching import comparable_profiles, shared_counts
 from scspecies.models import scSpecies
-from scspecies.preprocessing import comparable_profiles, create_mdata, gene_counts, shared_counts
+from scspecies.preprocessing import create_mdata, gene_counts
 from tiny_models import QUIET, UNSAVED, copied, encode_both, main_job, prepared_pair, simulated_pair, tiny_model
 
 FIELDS = {"pred_sim_cell_type", "pred_sim_cell_type_share", "pred_sim_cell_type_confidence", "assigned_sim_cell_type"}

