@@ -64,12 +64,13 @@ MAY_IMPORT = {
     "explore": CORE | {"plot"},
     "species": EVERYTHING,
     "fitting": EVERYTHING | {"species"},
-    "comparing": EVERYTHING | {"species"},
+    "labeling": EVERYTHING | {"species"},
+    "comparing": EVERYTHING | {"species", "labeling"},
     "models": EVERYTHING | {"species", "fitting", "comparing"},
     "multispecies": EVERYTHING | {"species", "fitting", "comparing", "models"},
 }
 USERS_OBJECTS = {"species", "models", "multispecies"}
-ANNDATA_AT_THE_EDGE = {"core", "datasets", "homology", "filtering", "matching", "preprocessing", "explore", "comparing"}
+ANNDATA_AT_THE_EDGE = {"core", "datasets", "homology", "filtering", "matching", "preprocessing", "explore", "labeling"}
 KNOWS_ANNDATA = ANNDATA_AT_THE_EDGE | USERS_OBJECTS | FIGURES
 ANNDATA = {"anndata", "mudata", "scanpy", "muon"}
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "nbformat", "nbclient", "nbconvert", "pytest", "jupytext"}
