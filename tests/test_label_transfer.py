@@ -71,6 +71,7 @@ def quality(model: scSpecies) -> pd.Series:
     return pd.Series(
         {
             "calibration error": calibration_error(confidence, right),
+            "too sure": confidence.mean() - right.mean(),
             "AUROC of right": roc_auc_score(right, confidence),
             "AUROC of new": roc_auc_score(new, human["foreign_score"]),
             "called of new": human["foreign_call"][new].mean(),
@@ -84,7 +85,7 @@ def quality(model: scSpecies) -> pd.Series:
 
 def check_quality(of: pd.Series, calibration: float, kept: float) -> None:
     """Hold what was measured against what is promised."""
-    assert of["calibration error"] < calibration
+    assert of["calibration error"] < calibration and of["too sure"] < 0.02
     assert of["AUROC of right"] >= 0.85 and of["AUROC of new"] >= 0.85
     assert of["called of new"] > 0.5 > 0.2 > of["called of others"]
     assert of["errors among kept"] < min(of["errors"], 0.05 + 0.02)
@@ -93,7 +94,7 @@ def check_quality(of: pd.Series, calibration: float, kept: float) -> None:
 
 def test_the_confidence_orders_cells_and_nearly_keeps_its_word(trained):
     """With 500 cells and small networks probabilities are too modest; the slow test asks for what is promised."""
-    check_quality(quality(trained), calibration=0.15, kept=0.2)
+    check_quality(quality(trained), calibration=0.2, kept=0.2)
 
 
 @pytest.mark.slow
