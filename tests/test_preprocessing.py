@@ -663,8 +663,9 @@ def summed_by_hand(context, target, pairs):
     sides = []
     for data, names in ((context, ours), (target, theirs)):
         sums = dict.fromkeys(groups, 0)
+        counts = dict(zip(data.var_names, dense(data.X).T, strict=True))
         for gene, group in names.items():
-            sums[group] = sums[group] + dense(data[:, gene].X).ravel()
+            sums[group] = sums[group] + counts[gene]
         sides.append(np.stack([sums[group] for group in groups], axis=1))
     return sides
 
