@@ -51,6 +51,7 @@ import mudata, numpy, torch
 from scspecies.models import scSpecies
 
 folder = sys.argv[1]
+torch.set_num_threads(int(sys.argv[2]))  # the order in which threads add decides the last digits of a sum
 mdata = mudata.read_h5mu(folder + "/data/mudata.h5mu")
 optimizer = functools.partial(torch.optim.AdamW, lr=9.0)  # the file's learning rate counts
 model = scSpecies("cpu", mdata, folder, context_optimizer=optimizer, target_optimizer=optimizer, random_seed=5)
@@ -82,7 +83,7 @@ def test_a_new_process_loads_the_same_and_trains_on_to_the_same(alignment, tmp_p
     loaded = [z.copy() for z in latents(model)]
 
     paths = os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", "-c", NEW_PROCESS, str(tmp_path)]
+    command = [sys.executable, "-W", "ignore", "-c", NEW_PROCESS, str(tmp_path), str(torch.get_num_threads())]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "found.npz")
