@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 WORKERS ?= 2
-# the notebooks that run at a time share the processors; threads that wait for one another must not spin
+# the notebooks and tests that run at a time share the processors; threads that wait for one another must not spin
 THREADS = $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu); echo $$((n > $(WORKERS) ? n / $(WORKERS) : 1)))
-QUIET_THREADS = OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=PASSIVE
+QUIET_THREADS = OMP_NUM_THREADS=$(THREADS) NUMBA_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=PASSIVE
 SOURCES := settings.ini setup.py pyproject.toml constraints.txt
 say = @printf '\n==> %s\n' "$(1)"
 
@@ -77,7 +77,7 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/python -m build --outdir dist . > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@ls dist
 	$(call say,8/8 pytest: the tests - and each notebook in a process of its own with its saved outputs compared)
-	@$(QUIET_THREADS) $(BIN)/python -m pytest
+	@$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS)
 
 lab: $(VENV)/.installed-dev
 	@$(BIN)/jupyter lab nbs

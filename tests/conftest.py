@@ -4,9 +4,29 @@ import os
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+class KeepsTogether(LoadScopeScheduling):
+    """Gives the tests that share what is expensive to make to one worker of `pytest -n 2`.
+
+    These are the tests of a file, and all tests of the trained real pairs. A notebook goes to whichever worker is free.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, test = nodeid.split("::", 1)
+        if test.startswith("test_notebook_runs"):
+            return nodeid
+        return "the real pairs" if "test_real_" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> KeepsTogether | None:
+    """Distribute the tests as above, where no other way is asked for by `--dist`."""
+    return KeepsTogether(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(scope="session")

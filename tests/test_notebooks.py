@@ -1,7 +1,6 @@
 """Each notebook runs in a process of its own, and what is saved in it is what it gives."""
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -9,27 +8,17 @@ import pytest
 
 import notebooks
 
-WORKERS = 2
 NOTEBOOKS = {notebooks.show_path(path): path for path in notebooks.find_notebooks()}
 every_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
+# With `pytest -n 2` two notebooks run at a time.
+THREADS = notebooks.threads_for(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
-@pytest.fixture(scope="session")
-def runs(request) -> dict[str, Future]:
-    """Start all notebooks that are to be tested, two at a time; each test then waits for its own."""
-    chosen = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
-    pool = ThreadPoolExecutor(WORKERS)
-    threads = notebooks.threads_for(WORKERS)
-    jobs = {name: pool.submit(notebooks.check_notebook, NOTEBOOKS[name], threads=threads) for name in chosen}
-    yield jobs
-    pool.shutdown(cancel_futures=True)
-
-
-@every_notebook
-def test_notebook_runs_and_its_saved_outputs_are_true(name, runs):
+@pytest.mark.parametrize("name", reversed(NOTEBOOKS))  # the last ones take longest, and start first
+def test_notebook_runs_and_its_saved_outputs_are_true(name):
     if notebooks.is_slow(read(name)):
         pytest.skip("The notebook is flagged slow; run it with `make outputs SLOW=1`.")
-    problems = runs[name].result()
+    problems = notebooks.check_notebook(NOTEBOOKS[name], threads=THREADS)
     assert not problems, "\n".join([f"{name}: run `make outputs` and look at what changed.", *problems])
 
 
