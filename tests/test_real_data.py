@@ -19,6 +19,10 @@ pytestmark = pytest.mark.slow
 
 # balanced accuracy to reach, and what the model must not fall below the vote on the counts by, or must gain over it
 TO_REACH = {"pancreas": (0.97, -0.01), "immune": (0.84, 0.0)}
+# AUROC of the confidence. Only 14 to 19 of the 2,812 labels of the pancreas are wrong, and a few of them decide: nine
+# runs that differ in seed and number of threads gave 0.82 to 0.87, with a standard deviation of 0.02 around 0.85.
+# Three seeds of the immune cells, with 31 to 55 wrong labels, gave 0.91 to 0.93.
+TO_TELL_APART = {"pancreas": 0.78, "immune": 0.85}
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -51,7 +55,7 @@ def test_confidence_tells_right_from_wrong_and_keeps_its_word(pair: str, shared_
     confidence = human[f"pred_sim_{label}_confidence"].to_numpy()
     bins = (confidence * 10).astype(int).clip(0, 9)
     error = sum(abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in set(bins))
-    assert roc_auc_score(right, confidence) >= 0.85
+    assert roc_auc_score(right, confidence) >= TO_TELL_APART[pair]
     assert error <= 0.06
     kept = human[f"assigned_sim_{label}"] != "unassigned"
     assert kept.mean() > 0.8
