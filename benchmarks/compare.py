@@ -1,7 +1,10 @@
 """Run this package and the reference 0.1.4 in turn on the same data, and write tables and figures of the ratios.
 
-    python benchmarks/compare.py                   both pairs three times, then the growth with the number of cells
+    python benchmarks/compare.py                   all parts
     python benchmarks/compare.py --repeats 1 --parts pairs
+
+`pairs`: both pairs, the packages alternating. `two_threads`: the same once, with two threads. `growth`: this package
+with more and more cells. `large`: both with many cells, one epoch. `atlas`: this package as it would be used on many.
 
 The reference shares its import name with this project, so it gets an environment of its own, made on the first call.
 Results go to `benchmarks/results.json`; `benchmarks/README.md` and the figures are written from that file.
@@ -21,8 +24,9 @@ from harness import HERE, PAIRS, Record
 RESULTS = HERE / "results.json"
 STAGES = ("prepare", "train_context", "train_target", "transfer", "cell-type table", "lfc")
 SIZES = (5_000, 10_000, 20_000, 40_000)
-LARGE_STAGES = STAGES[: STAGES.index("transfer") + 1]  # the rest would take the reference hours
 LARGE = (40_000, 35_000)  # context and target cells of the comparison of memory
+ATLAS = (40_000, 32_000)
+PARTS = ("pairs", "two_threads", "growth", "large", "atlas")
 
 
 def arguments() -> argparse.Namespace:
@@ -33,45 +37,51 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30, help="of each training on the pairs")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both packages")
     parser.add_argument("--reference", type=Path, default=harness.REFERENCE, help="environment of the reference")
-    parser.add_argument(
-        "--parts", nargs="*", default=["pairs", "growth", "large"], choices=["pairs", "growth", "large"]
-    )
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--report-only", action="store_true", help="write the report from the results there are")
     return parser.parse_args()
 
 
-def run(package: str, pair: str, options: argparse.Namespace, *extra: str) -> Record:
+def run(package: str, pair: str, options: argparse.Namespace, *extra: object, threads: int | None = None) -> Record:
     """Run all stages of one package on one pair, in a process of its own."""
+    threads = threads or options.threads
     context, target, label = PAIRS[pair]
     ours = package == "ours"
     python = Path(sys.executable) if ours else harness.environment_python(options.reference, harness.REFERENCE_PACKAGES)
     paths = [options.data / name for name in (context, target)]
     words = [*paths, "--orthologues", options.data / harness.HOMOLOGY, "--label", label, *extra]
-    result = harness.run_script(python, "stages.py", *words, threads=options.threads, project=ours)
-    record = {"package": package, "pair": pair, **result}
+    result = harness.run_script(python, "stages.py", *words, threads=threads, project=ours)
+    record = {"package": package, "pair": pair, "threads": threads, **result}
     print(f"{package:9} {pair:8} {record['total']:7.1f} s  {max(record['peak_mb'].values()):7.0f} MB", flush=True)
     return record
 
 
+def alternate(options: argparse.Namespace, repeats: int, threads: int) -> list[Record]:
+    """Run both packages on both pairs, the one or the other first."""
+    order = ("ours", "reference")
+    return [
+        run(package, pair, options, "--epochs", options.epochs, "--seed", repeat, threads=threads)
+        for pair in PAIRS
+        for repeat in range(repeats)
+        for package in (order if repeat % 2 == 0 else order[::-1])
+    ]
+
+
 def measure(options: argparse.Namespace, results: Record) -> None:
     """Make the runs that were asked for, and keep the results of those that were not."""
-    sizes = {"epochs": options.epochs, "repeats": options.repeats}
-    results["machine"] = harness.machine(options.threads) | sizes
     if "pairs" in options.parts:
-        order = ("ours", "reference")
-        results["pairs"] = [
-            run(package, pair, options, "--epochs", str(options.epochs), "--seed", str(repeat))
-            for pair in PAIRS
-            for repeat in range(options.repeats)
-            for package in (order if repeat % 2 == 0 else order[::-1])
-        ]
+        sizes = {"epochs": options.epochs, "repeats": options.repeats}
+        results["machine"] = harness.machine(options.threads) | sizes
+        results["pairs"] = alternate(options, options.repeats, options.threads)
+    if "two_threads" in options.parts:
+        results["two_threads"] = alternate(options, repeats=1, threads=2)
     if "growth" in options.parts:
-        results["growth"] = [
-            run("ours", "pancreas", options, "--epochs", "2", "--cells", str(n), str(n)) for n in SIZES
-        ]
+        results["growth"] = [run("ours", "pancreas", options, "--epochs", 2, "--cells", n, n) for n in SIZES]
     if "large" in options.parts:
-        extra = ("--epochs", "1", "--cells", *map(str, LARGE), "--stop-after", LARGE_STAGES[-1])
-        results["large"] = [run(package, "pancreas", options, *extra) for package in ("ours", "reference")]
+        large = ("--epochs", 1, "--cells", *LARGE)
+        results["large"] = [run(package, "pancreas", options, *large) for package in ("ours", "reference")]
+    if "atlas" in options.parts:
+        results["atlas"] = [run("ours", "pancreas", options, "--epochs", options.epochs, "--cells", *ATLAS)]
 
 
 # ---------------------------------------------------------------- the report
@@ -146,8 +156,8 @@ def large_table(records: list[Record]) -> list[str]:
     """Both packages on the large copies."""
     ours, reference = (next(r for r in records if r["package"] == package) for package in ("ours", "reference"))
     lines = ["| | reference | ours | ratio |", "|---|---|---|---|"]
-    for stage in LARGE_STAGES:
-        theirs, mine = reference["seconds"][stage], ours["seconds"][stage]
+    for stage in (*STAGES, "together"):
+        theirs, mine = seconds(reference, stage), seconds(ours, stage)
         lines.append(f"| {stage}, s | {theirs:,.0f} | {mine:,.1f} | {theirs / mine:.1f} |")
     theirs, mine = (max(r["peak_mb"].values()) for r in (reference, ours))
     lines.append(f"| peak memory, MB | {theirs:,.0f} | {mine:,.0f} | {theirs / mine:.1f} |")
@@ -155,6 +165,14 @@ def large_table(records: list[Record]) -> list[str]:
     lines.append(f"| above what Python and the input take, MB | {theirs:,.0f} | {mine:,.0f} | {theirs / mine:.1f} |")
     lines.append(f"| balanced accuracy | {reference['accuracy']:.3f} | {ours['accuracy']:.3f} | |")
     return lines
+
+
+def atlas_table(records: list[Record]) -> list[str]:
+    """Seconds of each stage on many cells, with as many epochs as a user would take."""
+    (record,) = records
+    lines = ["| stage | seconds |", "|---|---|"]
+    lines += [f"| {stage} | {seconds(record, stage):,.0f} |" for stage in (*STAGES, "together")]
+    return [*lines, f"| peak memory, MB | {max(record['peak_mb'].values()):,.0f} |"]
 
 
 def draw_ratios(records: list[Record], path: Path) -> None:
@@ -188,7 +206,7 @@ def write_report(results: Record) -> None:
             f"{machine['epochs']} epochs, medians of {machine['repeats']} alternations."
         ]
     }
-    tables = {"growth": growth_table, "large": large_table}
+    tables = {"two_threads": pair_table, "growth": growth_table, "large": large_table, "atlas": atlas_table}
     parts |= {name: table(results[name]) for name, table in tables.items() if name in results}
     if "pairs" in results:
         parts |= {"pairs": pair_table(results["pairs"]), "accuracy": accuracy_table(results["pairs"])}

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
+import compare
 import harness
 import methods
 from scspecies.datasets import synthetic_species
@@ -22,7 +23,7 @@ def test_only_lines_between_markers_change():
 
 def test_the_readme_has_the_markers_of_every_part():
     text = harness.REPORT.read_text(encoding="utf-8")
-    for name in ("machine", "pairs", "accuracy", "growth", "large", "methods", "divergence"):
+    for name in ("machine", "accuracy", "methods", "divergence", *compare.PARTS):
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- end of {name} -->") == 1
 
 
