@@ -36,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each package on each pair")
     parser.add_argument("--epochs", type=int, default=30, help="of each training on the pairs")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both packages")
+    parser.add_argument("--device", default="cpu", help="of both packages, such as 'cuda'")
     parser.add_argument("--reference", type=Path, default=harness.REFERENCE, help="environment of the reference")
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--report-only", action="store_true", help="write the report from the results there are")
@@ -49,7 +50,8 @@ def run(package: str, pair: str, options: argparse.Namespace, *extra: object, th
     ours = package == "ours"
     python = Path(sys.executable) if ours else harness.environment_python(options.reference, harness.REFERENCE_PACKAGES)
     paths = [options.data / name for name in (context, target)]
-    words = [*paths, "--orthologues", options.data / harness.HOMOLOGY, "--label", label, *extra]
+    words = [*paths, "--orthologues", options.data / harness.HOMOLOGY, "--label", label]
+    words += ["--device", options.device, *extra]
     result = harness.run_script(python, "stages.py", *words, threads=threads, project=ours)
     record = {"package": package, "pair": pair, "threads": threads, **result}
     print(f"{package:9} {pair:8} {record['total']:7.1f} s  {max(record['peak_mb'].values()):7.0f} MB", flush=True)
