@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'MIN_LIBRARY_STD', 'KeyNames', 'check_choice', 'check_number', 'check_key', 'check_counts', 'as_counts',
-           'SpeciesData', 'library_prior', 'one_hot', 'metadata', 'species_data', 'label_values', 'homologous_genes',
-           'available_devices', 'resolve_device', 'derive_seed', 'torch_seed', 'Minibatch', 'minibatch', 'minibatches',
-           'Progress', 'progress_bar']
+           'SpeciesData', 'gene_sums', 'library_prior', 'one_hot', 'metadata', 'species_data', 'label_values',
+           'homologous_genes', 'available_devices', 'resolve_device', 'derive_seed', 'torch_seed', 'Minibatch',
+           'minibatch', 'minibatches', 'Progress', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #024a7a46
 import contextlib
@@ -221,6 +221,18 @@ class SpeciesData:
     def log_library(self) -> np.ndarray:
         """Natural logarithm of each cell's counts summed over genes, `float32`, shape (cells,)."""
         return np.log(np.asarray(self.counts.sum(axis=1), dtype=np.float32).ravel())
+
+# %% ../nbs/00_core.ipynb #2735b134
+_STORED_AT_ONCE = 2**20  # stored values in double precision at a time
+
+
+def gene_sums(counts: sp.csr_matrix, power: int = 1) -> np.ndarray:
+    """Sum of each column in double precision, each stored value raised to `power` before, shape (genes,)."""
+    total = np.zeros(counts.shape[1])
+    for start in range(0, counts.nnz, _STORED_AT_ONCE):
+        piece = slice(start, start + _STORED_AT_ONCE)
+        total += np.bincount(counts.indices[piece], counts.data[piece] ** power, counts.shape[1])
+    return total
 
 # %% ../nbs/00_core.ipynb #aa994b00
 MIN_LIBRARY_STD = 0.01

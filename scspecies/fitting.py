@@ -133,7 +133,7 @@ class Training(_ContextTraining):
         """
         self.context.require_trained()
         species, settings = self.target, self.alignment
-        encoded = encode_cells(self.context.vae, self.context.data, device=self.device)
+        encoded = self.context.representation or encode_cells(self.context.vae, self.context.data, device=self.device)
         anchors = make_anchors(encoded, *self._candidates(), device=self.device)
         if settings.mode == "inter":
             species.vae.inner.load_state_dict(self.context.vae.inner.state_dict())

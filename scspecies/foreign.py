@@ -15,17 +15,15 @@ import scipy.sparse as sp
 from scipy.special import expit
 from sklearn.preprocessing import normalize
 
-from .core import check_number
+from .core import check_number, gene_sums
 
 # %% ../nbs/01d_foreign.ipynb #8e4ce2e4
-_VALUES_AT_ONCE = 2**23  # smoothed values in memory at a time
+_VALUES_AT_ONCE = 2**22  # smoothed values in memory at a time
 
 
 def gene_variances(expression: sp.csr_matrix) -> np.ndarray:
     """Variance of each gene over the cells, above 0, shape (genes,)."""
-    n_cells, n_genes = expression.shape
-    sums = (np.bincount(expression.indices, values, n_genes) for values in (expression.data, expression.data**2))
-    mean, square = (total / n_cells for total in sums)
+    mean, square = (gene_sums(expression, power) / expression.shape[0] for power in (1, 2))
     return np.maximum(square - mean**2, 1e-12)
 
 

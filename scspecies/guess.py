@@ -45,7 +45,8 @@ _OWN = 0.2  # what a cell's own profile counts, its neighbourhood counts the res
 def _scaled(expression: sp.csr_matrix, genes: np.ndarray) -> sp.csr_matrix:
     """The columns `genes`, divided by their standard deviation."""
     chosen = expression[:, genes]
-    return (chosen @ sp.diags((gene_variances(chosen) + 1e-6) ** -0.5)).tocsr()
+    scale = ((gene_variances(chosen) + 1e-6) ** -0.5).astype(chosen.dtype)
+    return (chosen @ sp.diags(scale)).tocsr()
 
 
 def _mixing(smoothing: sp.csr_matrix) -> sp.csr_matrix:

@@ -23,7 +23,7 @@ from scipy.special import gammaincinv
 from torch import Tensor, nn
 
 from .architecture import CACHE_VALUES, Decoder, Representation, SpeciesVAE, evaluation_mode
-from .core import check_key, check_number, derive_seed, one_hot, progress_bar
+from .core import check_key, check_number, derive_seed, gene_sums, one_hot, progress_bar
 from .neighbors import nearest_neighbors
 
 # %% ../nbs/07_lfc.ipynb #f48dfd4b
@@ -76,7 +76,7 @@ class ComparedSpecies:
     def library_share(self) -> float:
         """Share of a library size that falls on `genes`: the decoder's, times theirs of the homologous counts."""
         homologous = self.vae.decoder.is_homologous.cpu().numpy()
-        counts = np.asarray(self.counts.sum(axis=0, dtype=np.float64)).ravel()
+        counts = gene_sums(self.counts)
         total = counts[homologous].sum()
         return float(homologous.mean() * (counts[self.genes].sum() / total if total else 1))
 

@@ -145,11 +145,18 @@ def all_pairs(n_target: int, n_context: int) -> np.ndarray:
     return np.broadcast_to(np.arange(n_context), (n_target, n_context))
 
 # %% ../nbs/06_similarity.ipynb #c4225aea
+_ROWS_AT_ONCE = 2**12  # the order of a row takes twice the memory of its scores
+
+
 def best_neighbors(scores: np.ndarray, context_index: np.ndarray, top_neigh: int = 25) -> np.ndarray:
     """Row numbers of the context cells with the best scores, best first, shape (target cells, `top_neigh`)."""
     check_number("top_neigh", top_neigh, low=1, whole=True)
-    best = np.argsort(scores, axis=1, kind="stable")[:, :top_neigh]
-    return np.take_along_axis(context_index, best, axis=1)
+    best = np.empty((len(scores), min(top_neigh, scores.shape[1])), dtype=context_index.dtype)
+    for start in range(0, len(scores), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        order = np.argsort(scores[rows], axis=1, kind="stable")[:, :top_neigh]
+        best[rows] = np.take_along_axis(context_index[rows], order, axis=1)
+    return best
 
 
 def transfer_labels(
@@ -269,9 +276,9 @@ def _check_pairs(
         )
 
 
-def _split(values: np.ndarray, parts: list[np.ndarray], axis: int) -> list[np.ndarray]:
-    """Cut `values` along an axis into pieces as long as the parts are."""
-    return np.split(values, np.cumsum([part.shape[axis] for part in parts])[:-1], axis=axis)
+def _split(values: np.ndarray, lengths: list[int], axis: int) -> list[np.ndarray]:
+    """Cut `values` along an axis into pieces of these lengths."""
+    return np.split(values, np.cumsum(lengths)[:-1], axis=axis)
 
 # %% ../nbs/06_similarity.ipynb #34637d0e
 def cell_type_scores(
@@ -322,9 +329,10 @@ def cell_type_scores(
     _check_pairs(of_target, max_sample_targ, of_context, max_sample_cont)
     rows = [rng.permutation(cells)[:max_sample_targ] for cells in of_target.values()]
     index = np.concatenate(rows)
-    columns = [_draw_rows(cells, len(index), max_sample_cont, rng) for cells in of_context.values()]
-    scores = cell_scores(vae, data, target, context_z, index, np.hstack(columns), **options)
-    blocks = [_split(block, columns, axis=1) for block in _split(scores, rows, axis=0)]
+    drawn = np.hstack([_draw_rows(cells, len(index), max_sample_cont, rng) for cells in of_context.values()])
+    scores = cell_scores(vae, data, target, context_z, index, drawn, **options)
+    widths = [min(len(cells), max_sample_cont) for cells in of_context.values()]
+    blocks = [_split(block, widths, axis=1) for block in _split(scores, list(map(len, rows)), axis=0)]
     modes = pd.DataFrame([[score_mode(block) for block in row] for row in blocks], list(of_target), list(of_context))
     if few := [f"{modes.index[i]} / {modes.columns[j]}" for i, j in np.argwhere(modes.isna().to_numpy())]:
         warnings.warn(

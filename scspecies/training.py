@@ -152,6 +152,7 @@ def fit(
             means = {name: value.item() for name, value in totals.items()}
             history.append({"epoch": len(history) + 1, **means})
             bar.update(1, **means)
+    optimizer.zero_grad(set_to_none=True)  # the last gradients take as much memory as the network
     return history
 
 
@@ -245,6 +246,11 @@ def encode_cells(
     representation
         The encoded cells; without a library encoder, `l_mean` is the observed log count and `l_std` is 0.
     """
+    arrays: list[np.ndarray] = []
     with evaluation_mode(vae):
-        pieces = [_encode_batch(vae, b.counts, b.batch) for b in minibatches(data, batch_size, device=device)]
-    return Representation(*(torch.cat(arrays).cpu().numpy() for arrays in zip(*pieces, strict=True)))
+        for cells in minibatches(data, batch_size, device=device):
+            pieces = [values.cpu().numpy() for values in _encode_batch(vae, cells.counts, cells.batch)]
+            arrays = arrays or [np.empty((data.n_cells, piece.shape[1]), piece.dtype) for piece in pieces]
+            for whole, piece in zip(arrays, pieces, strict=True):
+                whole[cells.index] = piece
+    return Representation(*arrays)

@@ -15,7 +15,7 @@ import torch
 from scipy.special import ndtr
 
 from .architecture import CACHE_VALUES, evaluation_mode
-from .core import check_number, one_hot, progress_bar
+from .core import check_number, gene_sums, one_hot, progress_bar
 from .lfc import ComparedSpecies, LogFoldChanges, Sampling, gene_head
 
 # %% ../nbs/07a_uncertainty.ipynb #a81b400a
@@ -43,10 +43,12 @@ def decoder_errors(species: ComparedSpecies, cell_type: str, sampling: Sampling)
     """
     rows = species.rows(cell_type)
     step = max(sampling.batch_size, CACHE_VALUES // len(species.genes))
-    moments = [_moments(species, rows[i : i + step], sampling) for i in range(0, len(rows), step)]
-    expected, extra = np.sum(moments, axis=0)  # (homologous genes,) each
+    pieces = [rows[i : i + step] for i in range(0, len(rows), step)]
+    expected, extra = np.sum(
+        [_moments(species, cells, sampling) for cells in pieces], axis=0
+    )  # (homologous genes,) each
     information = expected**2 / (expected + extra)
-    observed = np.asarray(species.counts[rows].sum(axis=0), dtype=np.float64).ravel()[species.genes]
+    observed = np.sum([gene_sums(species.counts[cells]) for cells in pieces], axis=0)[species.genes]
     log_factor = np.log((information / expected * observed + PRIOR_COUNTS) / (information + PRIOR_COUNTS))
     relative = 1 / (np.exp(log_factor) * expected) + extra / expected**2  # variance of the log of the counts' ratio
     return log_factor, 1 / (1 / relative + PRIOR_COUNTS)

@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from scspecies import similarity
 from scspecies.architecture import SpeciesVAE, VAEConfig
 from scspecies.core import SpeciesData, library_prior, torch_seed
 from scspecies.similarity import (
@@ -234,3 +235,13 @@ def test_too_many_pairs_are_refused_before_any_is_scored(species, monkeypatch):
     labels = species[3]
     with pytest.raises(MemoryError, match=r"at most 20,000 pairs .* 150 of the target x 150 of the context = 22,500"):
         cell_type_scores(*inputs(species), labels, labels, max_sample_cont=1000, **QUIET)
+
+
+def test_the_best_are_the_same_however_many_rows_are_sorted_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores, index = rng.normal(size=(10, 30)).round(1), rng.integers(0, 99, (10, 30))
+    by_hand = [[index[i, j] for j in sorted(range(30), key=lambda j: (scores[i, j], j))[:4]] for i in range(10)]
+    for rows in (1, 3, 10, 64):
+        monkeypatch.setattr(similarity, "_ROWS_AT_ONCE", rows)
+        assert similarity.best_neighbors(scores, index, 4).tolist() == by_hand
+    assert similarity.best_neighbors(scores, index, 50).shape == (10, 30)
