@@ -88,7 +88,7 @@ def _exact_neighbors(
     n_query, n_reference = query.shape[0], reference.shape[0]
     query_rows, reference_rows = _block_rows(query, reference, block_size)
     nearest = torch.full((n_query, k), torch.inf)
-    indices = torch.full((n_query, k), -1, dtype=torch.int64)
+    indices = torch.full((n_query, k), -1, dtype=torch.int32)
     with progress_bar(n_reference, "neighbours", show=show) as bar:
         for start in range(0, n_reference, reference_rows):
             block = _dense_block(reference, start, start + reference_rows, metric, place)
@@ -122,7 +122,7 @@ def _approximate_neighbors(query: Any, reference: Any, k: int, metric: Metric) -
     dense = [np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32) for x in (query, reference)]
     index = NNDescent(dense[1], metric=metric, n_neighbors=_GRAPH_NEIGHBORS, random_state=0)
     indices, distances = index.query(dense[0], k=k)
-    return indices.astype(np.int64), distances.astype(np.float32)
+    return indices.astype(np.int32), distances.astype(np.float32)
 
 # %% ../nbs/00a_neighbors.ipynb #b35e96e9
 def nearest_neighbors(
@@ -159,7 +159,7 @@ def nearest_neighbors(
     Returns
     -------
     indices
-        Row numbers in `reference`, nearest first, `int64`, shape (n_query, k).
+        Row numbers in `reference`, nearest first, `int32`, shape (n_query, k).
     distances
         Their distances, `float32`, shape (n_query, k).
 

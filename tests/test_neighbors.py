@@ -43,7 +43,7 @@ def test_exact_neighbours_against_scipy(metric, block_size, form):
     query, reference = clusters(61, 0), clusters(1203, 1)
     indices, distances = nearest_neighbors(form(query), form(reference), 30, metric=metric, block_size=block_size)
     expected = cdist(query.astype(float), reference.astype(float), metric)
-    assert indices.dtype == np.int64 and distances.dtype == np.float32
+    assert indices.dtype == np.int32 and distances.dtype == np.float32
     assert np.allclose(distances, np.sort(expected, axis=1)[:, :30], atol=1e-4)
     assert np.allclose(np.take_along_axis(expected, indices, axis=1), distances, atol=1e-4)
     assert all(len(set(row)) == 30 for row in indices.tolist())
@@ -75,7 +75,7 @@ def test_the_approximate_search_finds_most_of_the_exact_neighbours(metric, k):
     found, distances = nearest_neighbors(query, reference, k, metric=metric, method="approximate")
     recall = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(exact, found, strict=True)])
     assert recall > 0.98
-    assert found.dtype == np.int64 and distances.dtype == np.float32 and found.min() >= 0
+    assert found.dtype == np.int32 and distances.dtype == np.float32 and found.min() >= 0
     expected = cdist(query[:50], reference, metric)
     assert np.allclose(np.take_along_axis(expected, found[:50], axis=1), distances[:50], atol=1e-4)
 
