@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_CELLS', 'N_ANCHORS', 'LIKELIHOOD_RATIO', 'gene_variances', 'signal_between_types', 'averaging_matrix',
-           'ForeignScores', 'foreign_scores', 'check_expression', 'call_foreign', 'known_probability']
+           'weighted_sums', 'ForeignScores', 'foreign_scores', 'check_expression', 'call_foreign', 'known_probability']
 
 # %% ../nbs/01d_foreign.ipynb #6f0c1569
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from sklearn.preprocessing import normalize
 from .core import check_number, gene_sums
 
 # %% ../nbs/01d_foreign.ipynb #8e4ce2e4
-_VALUES_AT_ONCE = 2**22  # smoothed values in memory at a time
+_VALUES_AT_ONCE = 2**20  # smoothed values in memory at a time
 
 
 def gene_variances(expression: sp.csr_matrix) -> np.ndarray:
@@ -29,7 +29,7 @@ def gene_variances(expression: sp.csr_matrix) -> np.ndarray:
 
 def _smoothed(expression: sp.csr_matrix, smoothing: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
     """Which genes, and their smoothed expression: a dense block of genes at a time, `float32`, shape (cells, block)."""
-    by_gene, weights = expression.astype(np.float32).tocsc(), smoothing.astype(np.float32)
+    by_gene, weights = expression.astype(np.float32, copy=False).tocsc(), smoothing.astype(np.float32)
     size = min(256, max(1, _VALUES_AT_ONCE // expression.shape[0]))
     for start in range(0, expression.shape[1], size):
         genes = slice(start, start + size)
@@ -71,7 +71,7 @@ class _Profiles:
 
     def means(self, rows: sp.csr_matrix) -> np.ndarray:
         """Mean smoothed profile of groups of cells; `rows` weighs the cells of each group, shape (groups, cells)."""
-        return (rows @ self.smoothing @ self.expression).toarray()
+        return weighted_sums(rows @ self.smoothing, self.expression)
 
     def correlations(self, centre: np.ndarray, profiles: np.ndarray) -> np.ndarray:
         """Weighted cosine of each cell, less `centre`, with centred profiles (groups, genes): (cells, groups)."""
@@ -86,6 +86,19 @@ def averaging_matrix(codes: np.ndarray, n: int) -> sp.csr_matrix:
     """Weights that average over the cells of each group, shape (n, cells); an empty group has none."""
     sizes = np.maximum(np.bincount(codes, minlength=n), 1)
     return sp.csr_matrix((1 / sizes[codes], (codes, np.arange(len(codes)))), shape=(n, len(codes)))
+
+
+_CELLS_AT_ONCE = 2**12  # the product of two precisions makes a copy of its `float32` factor
+
+
+def weighted_sums(weights: sp.csr_matrix, expression: sp.csr_matrix) -> np.ndarray:
+    """Sum `expression` (cells, genes) under `weights` (groups, cells), `float64`, dense, shape (groups, genes)."""
+    by_cell = weights.T.tocsr()
+    total = np.zeros((expression.shape[1], weights.shape[0]))
+    for start in range(0, expression.shape[0], _CELLS_AT_ONCE):
+        cells = slice(start, start + _CELLS_AT_ONCE)
+        total += expression[cells].T @ by_cell[cells].toarray()
+    return total.T
 
 # %% ../nbs/01d_foreign.ipynb #4b1b2128
 MIN_CELLS = 10  # a type with fewer is not counted on
@@ -179,7 +192,7 @@ def foreign_scores(
     if len(set(context_labels)) < 2:
         raise ValueError(f"Expected at least two types in the context, found {len(set(context_labels))}.")
     types, codes = np.unique(context_labels, return_inverse=True)
-    means = (averaging_matrix(codes, len(types)) @ context_expression).toarray()
+    means = weighted_sums(averaging_matrix(codes, len(types)), context_expression)
     of_context = signal_between_types(context_expression, codes, means)
     weights, lengths = _weights_and_lengths(target_expression, smoothing, of_context)
     cells = _Profiles(target_expression, smoothing, weights, lengths)

@@ -8,15 +8,24 @@ __all__ = ['DEPTH', 'N_GENES', 'MAX_CELLS', 'FLOOR', 'informative_genes', 'best_
 
 # %% ../nbs/01e_guess.ipynb #e1d00003
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.sparsefuncs import inplace_column_scale
 from threadpoolctl import threadpool_limits
 
-from .foreign import MIN_CELLS, averaging_matrix, check_expression, gene_variances, signal_between_types
+from scspecies.foreign import (
+    MIN_CELLS,
+    averaging_matrix,
+    check_expression,
+    gene_variances,
+    signal_between_types,
+    weighted_sums,
+)
 
 # %% ../nbs/01e_guess.ipynb #e1d00031
 DEPTH = 3_000  # counts a cell, for `neighborhoods.log_expression`
@@ -28,7 +37,7 @@ MAX_CELLS = 500
 
 def informative_genes(expression: sp.csr_matrix, codes: np.ndarray, n: int) -> np.ndarray:
     """Columns of the `n` genes of `expression` (cells, genes) that tell the groups in `codes` apart best, ascending."""
-    means = (averaging_matrix(codes, int(codes.max()) + 1) @ expression).toarray()
+    means = weighted_sums(averaging_matrix(codes, int(codes.max()) + 1), expression)
     return np.sort(np.argsort(-signal_between_types(expression, codes, means), kind="stable")[:n])
 
 
@@ -45,8 +54,8 @@ _OWN = 0.2  # what a cell's own profile counts, its neighbourhood counts the res
 def _scaled(expression: sp.csr_matrix, genes: np.ndarray) -> sp.csr_matrix:
     """The columns `genes`, divided by their standard deviation."""
     chosen = expression[:, genes]
-    scale = ((gene_variances(chosen) + 1e-6) ** -0.5).astype(chosen.dtype)
-    return (chosen @ sp.diags(scale)).tocsr()
+    inplace_column_scale(chosen, ((gene_variances(chosen) + 1e-6) ** -0.5).astype(chosen.dtype))
+    return chosen
 
 
 def _mixing(smoothing: sp.csr_matrix) -> sp.csr_matrix:
@@ -56,7 +65,7 @@ def _mixing(smoothing: sp.csr_matrix) -> sp.csr_matrix:
 
 def _mean(cells: sp.csr_matrix, mixing: sp.csr_matrix) -> np.ndarray:
     """Mean profile of all cells with their neighbourhoods, shape (genes,)."""
-    return np.ravel(np.asarray(mixing.mean(axis=0)) @ cells)
+    return weighted_sums(sp.csr_matrix(mixing.mean(axis=0)), cells)[0]
 
 
 def _shift(cells: sp.csr_matrix, mixing: sp.csr_matrix, codes: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -64,7 +73,7 @@ def _shift(cells: sp.csr_matrix, mixing: sp.csr_matrix, codes: np.ndarray, means
     present = np.bincount(codes, minlength=len(means)) >= MIN_CELLS
     if not present.any():
         return _mean(cells, mixing)
-    averages = (averaging_matrix(codes, len(means))[present] @ mixing @ cells).toarray()
+    averages = weighted_sums(averaging_matrix(codes, len(means))[present] @ mixing, cells)
     return (averages - means[present]).mean(axis=0)
 
 # %% ../nbs/01e_guess.ipynb #e1d0000f
@@ -78,7 +87,7 @@ def _asked(
 ) -> np.ndarray:
     """Probability of every type for every neighbourhood, 0 for types that the classifier does not know."""
     weights, offset = classifier.coef_.T, classifier.intercept_ - classifier.coef_ @ zero
-    logits = mixing @ (cells @ weights) + offset
+    logits = mixing @ (cells @ weights.astype(cells.dtype)) + offset  # of one precision: `cells` is not copied
     if logits.shape[1] == 1:  # scikit-learn keeps one column for two types
         logits = np.hstack([np.zeros_like(logits), logits])
     probabilities = np.zeros((cells.shape[0], n_types))
@@ -141,27 +150,26 @@ def first_guess(
     codes = np.unique(context_labels, return_inverse=True)[1]
     if not codes.any():
         return np.ones((target_expression.shape[0], 1))
-    guesses = []
-    for n in n_genes:
-        genes = informative_genes(context_expression, codes, n)
-        context, cells = (_scaled(expression, genes) for expression in (context_expression, target_expression))
-        with threadpool_limits(1, user_api="blas"):  # more threads than one only wait for each other here
-            guesses.append(_guess_by(context, cells, codes, smoothing, rounds=rounds, self_taught=self_taught))
+    options: Any = {"rounds": rounds, "self_taught": self_taught}
+    with threadpool_limits(1, user_api="blas"):  # more threads than one only wait for each other here
+        guesses = [_guess_by(n, context_expression, target_expression, codes, smoothing, **options) for n in n_genes]
     return geometric_mean(guesses)
 
 
 def _guess_by(
-    context: sp.csr_matrix,
-    cells: sp.csr_matrix,
+    n_genes: int,
+    context_expression: sp.csr_matrix,
+    target_expression: sp.csr_matrix,
     codes: np.ndarray,
     smoothing: sp.csr_matrix,
     *,
     rounds: int,
     self_taught: bool,
 ) -> np.ndarray:
-    """The guess by scaled expression of chosen genes, shapes (context cells, genes) and (target cells, genes)."""
-    n_types = int(codes.max()) + 1
-    means = (averaging_matrix(codes, n_types) @ context).toarray()
+    """The guess by one number of genes, shape (target cells, types)."""
+    genes, n_types = informative_genes(context_expression, codes, n_genes), int(codes.max()) + 1
+    context, cells = (_scaled(expression, genes) for expression in (context_expression, target_expression))
+    means = weighted_sums(averaging_matrix(codes, n_types), context)
     rows = best_of_each(codes, np.random.default_rng(0).permutation(len(codes)))
     first = _taught(context[rows].toarray() - means.mean(axis=0), codes[rows])
     mixing, means = _mixing(smoothing), means - means.mean(axis=0)

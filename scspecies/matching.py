@@ -28,7 +28,7 @@ from scspecies.core import (
     resolve_device,
     species_data,
 )
-from .foreign import call_foreign, foreign_scores
+from .foreign import ForeignScores, call_foreign, foreign_scores
 from .guess import DEPTH, first_guess
 from .homology import orthologue_groups
 from scspecies.neighborhoods import (
@@ -389,50 +389,50 @@ N_GENES_BACK = 300
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """Expression of two species in their shared genes, and which target cells are alike.
+    """Expression of two species in their shared genes, and which cells of each are alike.
 
     Attributes
     ----------
-    context, target
-        `neighborhoods.log_expression`, shapes (context cells, genes) and (target cells, genes).
-    to_guess_by
-        The same of context and target at the depth `guess.DEPTH`.
+    counts
+        Counts of context and target, shapes (context cells, genes) and (target cells, genes).
     components
         `neighborhoods.expression_components` of context and target, `float32`.
     smoothing, context_smoothing
         `neighborhoods.smoothing_matrix` of the target's and of the context's cells.
     """
 
-    context: sp.csr_matrix
-    target: sp.csr_matrix
-    to_guess_by: tuple[sp.csr_matrix, sp.csr_matrix]
+    counts: tuple[sp.csr_matrix, sp.csr_matrix]
     components: Sequence[np.ndarray]
     smoothing: sp.csr_matrix
     context_smoothing: sp.csr_matrix
 
     def guess(self, context_labels: np.ndarray) -> np.ndarray:
         """`guess.first_guess` of the target's labels, given those of the context's cells, shape (cells, labels)."""
-        return first_guess(*self.to_guess_by, context_labels, self.smoothing)
+        return first_guess(*log_expression(*self.counts, DEPTH), context_labels, self.smoothing)
 
     def guess_back(self, target_labels: np.ndarray, types: np.ndarray) -> np.ndarray:
         """Guess the labels of the context's cells, given those of the target's, shape (context cells, types)."""
-        probabilities = np.zeros((self.context.shape[0], len(types)))
+        probabilities = np.zeros((self.counts[0].shape[0], len(types)))
         given = np.searchsorted(types, np.unique(target_labels))
+        expression = log_expression(*self.counts[::-1], DEPTH)
         probabilities[:, given] = first_guess(
-            *self.to_guess_by[::-1], target_labels, self.context_smoothing, n_genes=(N_GENES_BACK,)
+            *expression, target_labels, self.context_smoothing, n_genes=(N_GENES_BACK,)
         )
         return probabilities
+
+    def foreign(self, context_labels: np.ndarray) -> ForeignScores:
+        """`foreign.foreign_scores` of the target's cells, given the labels of the context's."""
+        return foreign_scores(*log_expression(*self.counts), context_labels, self.smoothing)
 
 
 def compare_expression(
     context_counts: sp.csr_matrix, target_counts: sp.csr_matrix, *, device: str = "cpu"
 ) -> Expression:
     """Prepare counts of shared genes in the same order, shapes (context cells, genes) and (target cells, genes)."""
-    context, target = log_expression(context_counts, target_counts)
-    components = [expression_components(cells).astype(np.float32) for cells in (context, target)]
+    counts = (context_counts, target_counts)
+    components = [expression_components(cells).astype(np.float32) for cells in log_expression(*counts)]
     smoothing = [smoothing_matrix(values, device=device) for values in components]
-    to_guess_by = log_expression(context_counts, target_counts, DEPTH)
-    return Expression(context, target, to_guess_by, components, smoothing[1], smoothing[0])
+    return Expression(counts, components, smoothing[1], smoothing[0])
 
 # %% ../nbs/01f_matching.ipynb #8160993b
 def add_neighbors(
@@ -488,11 +488,10 @@ def add_neighbors(
         expression = expression or compare_expression(*counts, device=options.get("device", "cpu"))
         guesses = {key: expression.guess(values) for key, values in {cell_key: types, **labels}.items()}
     ours, theirs = _compared(*counts, types, matching, log1p)
-    back, _ = nearest_neighbors(ours, theirs, N_VOTES, **options)
+    back = nearest_neighbors(ours, theirs, N_VOTES, **options)[0]
     if guesses:
         ours, theirs = _own_label_first(ours, theirs, types, np.unique(types)[guesses[cell_key].argmax(axis=1)])
-    indices, _ = nearest_neighbors(theirs, ours, n_neighbors, **options)
-    target.obsm[KEYS.neighbors] = indices.astype(np.int32)
+    indices = target.obsm[KEYS.neighbors] = nearest_neighbors(theirs, ours, n_neighbors, **options)[0]
     lost = counts[1].getnnz(axis=1) == 0
     if lost.any():
         warnings.warn(
@@ -510,7 +509,7 @@ def add_neighbors(
             winners, rank = vote(context_labels, indices, balanced=matching == "centered", lost=lost)
         target.obs[KEYS.voted_label(key)] = pd.Categorical(winners)
         target.obs[KEYS.confidence_rank(key)] = rank
-    context.obsm[KEYS.context_neighbors(names[1])] = back.astype(np.int32)
+    context.obsm[KEYS.context_neighbors(names[1])] = back
 
 # %% ../nbs/01f_matching.ipynb #d964bf87
 def add_foreign(context: ad.AnnData, target: ad.AnnData, expression: Expression) -> None:
@@ -531,7 +530,7 @@ def add_foreign(context: ad.AnnData, target: ad.AnnData, expression: Expression)
     name = target.uns[KEYS.metadata]["name"]
     types = label_values(context, context.uns[KEYS.metadata]["cell_key"])
     if len(set(types)) > 1:
-        foreign = foreign_scores(expression.context, expression.target, types, expression.smoothing)
+        foreign = expression.foreign(types)
         target.obs[KEYS.foreign_score], target.obs[KEYS.foreign_hidden] = foreign.score, foreign.hidden
         target.obs[KEYS.foreign_nearest] = pd.Categorical(foreign.label)
         target.obs[KEYS.foreign_call] = call_foreign(foreign)
