@@ -7,7 +7,7 @@ __all__ = ['LabelRule', 'Similarity', 'LabelTransfer']
 
 # %% ../nbs/09b_labeling.ipynb #b32394e4
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -22,7 +22,14 @@ from .core import KEYS, KeyNames, check_choice, check_number, label_values, meta
 from .foreign import ForeignScores, known_probability
 from .neighborhoods import smoothing_matrix
 from .neighbors import nearest_neighbors
-from .similarity import all_pairs, best_neighbors, cell_scores, latent_neighbors, transfer_labels
+from scspecies.similarity import (
+    N_LATENT_NEIGHBORS,
+    all_pairs,
+    best_neighbors,
+    cell_scores,
+    neighbor_scores,
+    vote_of_cells,
+)
 from .species import Species, TwoSpecies
 
 # %% ../nbs/09b_labeling.ipynb #5288f45d
@@ -142,12 +149,37 @@ class Similarity(_Scores):
         MemoryError
             The table of all pairs would be too large.
         """
+        self._aligned()
+        n_target, n_context = self.target.data.n_cells, self.context.data.n_cells
+        if not precompute_neighbors:
+            index = all_pairs(n_target, n_context)
+            return self.similarity_metric(np.arange(n_target), index, display=show_progress), index
+        shape = n_target, min(N_LATENT_NEIGHBORS, n_context)
+        similarities, index = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int32)
+        for cells, near, scores in self._neighbor_scores(show_progress):
+            similarities[cells], index[cells] = scores, near
+        return similarities, index
+
+    def _neighbor_scores(self, show_progress: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Some target cells at a time, with their nearest context cells and the scores."""
         context, target = self._aligned()
-        if precompute_neighbors:
-            index = latent_neighbors(target.z_mean, context.z_mean, device=self.device)
-        else:
-            index = all_pairs(self.target.data.n_cells, self.context.data.n_cells)
-        return self.similarity_metric(np.arange(len(index)), index, display=show_progress), index
+        return neighbor_scores(
+            self.target.vae,
+            self.target.data,
+            target,
+            context.z_mean,
+            batch_size=self.target.settings.batch_size,
+            device=self.device,
+            show_progress=show_progress,
+        )
+
+    def _best_cells(self, top_neigh: int, show_progress: bool) -> np.ndarray:
+        """Row numbers of the context cells with the best scores, best first, shape (target cells, `top_neigh`)."""
+        n_best = min(top_neigh, N_LATENT_NEIGHBORS, self.context.data.n_cells)
+        best = np.empty((self.target.data.n_cells, n_best), dtype=np.int32)
+        for cells, near, scores in self._neighbor_scores(show_progress):
+            best[cells] = best_neighbors(scores, near, n_best)
+        return best
 
 # %% ../nbs/09b_labeling.ipynb #77388bd6
 def _foreign_scores(target: ad.AnnData) -> ForeignScores | None:
@@ -337,12 +369,15 @@ class _Transfer(_Evidence):
             raise ValueError("Expected at least one column of the context in `context_obs_transfer`, found none.")
         labels = {key: self._context_labels(key) for key in keys}
         _check_transfer(top_neigh, labels_by, error_rate, foreign_share)
-        scores, index = self.similarity_metric_on_latent_space(show_progress=show_progress)
         target = self.mdata[self.target.key]
-        best = best_neighbors(scores, index, top_neigh)
+        if write_sim:
+            scores, index = self.similarity_metric_on_latent_space(show_progress=show_progress)
+            best = best_neighbors(scores, index, top_neigh)
+        else:
+            best = self._best_cells(top_neigh, show_progress)
         evidence = self._evidence(best, foreign_share)
         for key in keys:
-            voted, share = transfer_labels(scores, index, labels[key], top_neigh)
+            voted, share = vote_of_cells(labels[key], best)
             if evidence is None:
                 _write_labels(target, key, voted, share, None, self.names)
                 continue

@@ -463,7 +463,7 @@ def _homologous_counts(
 
 # %% ../nbs/07_lfc.ipynb #9fba5735
 MAX_DRAWN = 2**25  # draws x genes that are decoded together: 134 MB an array
-_TOGETHER = 2**18  # draws x genes that are summarised together, and stay in the processor's cache
+_TOGETHER = 2**17  # draws x genes that are summarised together, and stay in the processor's cache
 
 
 def _blocks_of_genes(

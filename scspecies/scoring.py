@@ -24,17 +24,17 @@ from .architecture import CACHE_VALUES, Decoder, evaluation_mode
 from .core import SpeciesData, one_hot
 
 # %% ../nbs/03a_scoring.ipynb #44b3683c
-MAX_DECODED = 2**24  # decoded values (points x genes x parameters) that are in memory at a time
+MAX_DECODED = 2**22  # decoded values (points x genes x parameters) that are in memory at a time, on a processor
+
+
+def _most_decoded(device: torch.device) -> int:
+    """Decoded values to keep at a time: more on a GPU, which waits for each call."""
+    return MAX_DECODED if device.type == "cpu" else 4 * MAX_DECODED
 
 
 def _chunk(device: torch.device) -> int:
     """Values to work on at a time."""
-    return CACHE_VALUES if device.type == "cpu" else MAX_DECODED // 8
-
-
-def _decoded_together(device: torch.device, n_genes: int) -> int:
-    """Points to decode at a time: more than a chunk, since matrix products are slow for few rows."""
-    return max(1, 4 * _chunk(device) // n_genes)
+    return CACHE_VALUES if device.type == "cpu" else MAX_DECODED // 2
 
 
 def _steps(n: int, step: int) -> Iterator[slice]:
@@ -106,16 +106,20 @@ def decode_profiles(decoder: Decoder, z: Tensor, batch: Tensor) -> Profiles:
     )
 
 
-def decode_many(decoder: Decoder, z: Tensor, batch: Tensor) -> Profiles:
-    """Decode points piece by piece, without gradients and dropout; `batch` as in `decode_profiles`."""
-    n_pieces = -(-len(z) // _decoded_together(z.device, len(decoder.is_homologous)))
+def decode_many(decoder: Decoder, z: Tensor, batch: Tensor, into: Profiles | None = None) -> Profiles:
+    """Decode points piece by piece, without gradients and dropout; `batch` as in `decode_profiles`.
+
+    With `into`, the memory of these profiles (of as many points or more, and not needed any more) is used again.
+    """
+    n_pieces = -(-len(z) * len(decoder.is_homologous) // _chunk(z.device))
     start, small = 0, True
     with evaluation_mode(decoder):
         for piece in z.tensor_split(n_pieces):
             stop = start + len(piece)
             part = decode_profiles(decoder, piece, batch[start:stop] if len(batch) > 1 else batch)
             if not start:
-                whole = part.map(lambda values: values.new_empty(len(z), values.shape[1]))
+                room = itemgetter(slice(len(z)))
+                whole = into.map(room) if into else part.map(lambda values: values.new_empty(len(z), values.shape[1]))
             for array, values in zip(whole.arrays(), part.arrays(), strict=True):
                 array[start:stop] = values
             start, small = stop, small and part.small
@@ -193,7 +197,7 @@ def candidate_nll(
     n_genes = counts.shape[1]
     nll = torch.empty(candidates.shape, dtype=_wide(z.device), device=z.device)
     for columns in _steps(candidates.shape[1], _chunk(z.device) // n_genes):
-        for cells in _steps(len(candidates), MAX_DECODED // (3 * n_genes * (columns.stop - columns.start))):
+        for cells in _steps(len(candidates), _most_decoded(z.device) // (3 * n_genes * (columns.stop - columns.start))):
             points, own = candidates[cells, columns].unique(return_inverse=True)
             profiles = decode_many(decoder, z[points], batch[points] if len(batch) > 1 else batch)
             nll[cells, columns] = _nll_of_cells(profiles, counts[cells], log_library[cells], own)
@@ -504,20 +508,17 @@ def _find_nodes(
     return None if nodes is None or n_pairs <= len(nodes) * len(points) else nodes
 
 
-def _block(decoder: Decoder, z: Tensor, points: np.ndarray, batch: Tensor, nodes: np.ndarray) -> Block:
-    """Decode some points."""
-    profiles = decode_many(decoder, z[torch.from_numpy(points).to(z.device)], batch)
-    position = np.full(len(z), -1, dtype=np.int32)
-    position[points] = np.arange(len(points))
-    return Block(profiles, nodes, zero_nll(profiles, nodes), position)
-
-
 def _blocks(
     decoder: Decoder, z: Tensor, points: np.ndarray, batch: Tensor, nodes: np.ndarray, max_points: int
 ) -> Iterator[Block]:
-    """Decode the points, at most `max_points` at a time."""
+    """Decode the points, at most `max_points` at a time; each block takes the memory of the one before."""
+    profiles = None
     for rows in _steps(len(points), max_points):
-        yield _block(decoder, z, points[rows], batch, nodes)
+        some = points[rows]
+        profiles = decode_many(decoder, z[torch.from_numpy(some).to(z.device)], batch, into=profiles)
+        position = np.full(len(z), -1, dtype=np.int32)
+        position[some] = np.arange(len(some))
+        yield Block(profiles, nodes, zero_nll(profiles, nodes), position)
 
 # %% ../nbs/03a_scoring.ipynb #43759ea8
 def shared_candidate_nll(
@@ -551,7 +552,8 @@ def shared_candidate_nll(
         in nats, up to a constant of each cell, `float64`; each of shape (pairs,). Every candidate comes once.
     """
     labels, n_genes = pairs.data.batch[pairs.index], np.diff(pairs.data.counts.indptr)[pairs.index]
-    most = max(1, min(max_points or MAX_DECODED, MAX_DECODED // (2 * pairs.data.n_genes)))
+    values = _most_decoded(z.device)
+    most = max(1, min(max_points or values, values // (2 * pairs.data.n_genes)))
     for label in np.unique(labels):
         cells = np.flatnonzero(labels == label)
         cells = cells[np.argsort(n_genes[cells], kind="stable")]  # so that those of a piece have equally many
@@ -565,4 +567,4 @@ def shared_candidate_nll(
         else:
             for block in _blocks(decoder, z, points, batch, nodes, most):
                 yield from map(partial(_score_in_block, pairs, block), pieces)
-                del block  # before the next is decoded
+            del block  # before the points are decoded under the next label

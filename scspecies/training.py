@@ -226,7 +226,7 @@ def _encode_batch(vae: SpeciesVAE, counts: Tensor, batch: Tensor) -> tuple[Tenso
 
 
 def encode_cells(
-    vae: SpeciesVAE, data: SpeciesData, *, batch_size: int = 512, device: torch.device | str = "cpu"
+    vae: SpeciesVAE, data: SpeciesData, *, batch_size: int = 128, device: torch.device | str = "cpu"
 ) -> Representation:
     """Encode all cells of a species, in their own order.
 

@@ -42,7 +42,7 @@ def decoder_errors(species: ComparedSpecies, cell_type: str, sampling: Sampling)
         Of `log_factor`, shape (homologous genes,).
     """
     rows = species.rows(cell_type)
-    step = max(sampling.batch_size, CACHE_VALUES // len(species.genes))
+    step = max(sampling.batch_size, CACHE_VALUES // species.counts.shape[1])
     pieces = [rows[i : i + step] for i in range(0, len(rows), step)]
     expected, extra = np.sum(
         [_moments(species, cells, sampling) for cells in pieces], axis=0

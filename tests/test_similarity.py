@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from scipy.spatial.distance import cdist
 
 from scspecies import similarity
 from scspecies.architecture import SpeciesVAE, VAEConfig
@@ -245,3 +246,19 @@ def test_the_best_are_the_same_however_many_rows_are_sorted_at_once(monkeypatch)
         monkeypatch.setattr(similarity, "_ROWS_AT_ONCE", rows)
         assert similarity.best_neighbors(scores, index, 4).tolist() == by_hand
     assert similarity.best_neighbors(scores, index, 50).shape == (10, 30)
+
+
+def test_neighbours_are_scored_alike_however_many_cells_are_in_work(species, monkeypatch):
+    """Pieces are cells of one batch; neighbours are SciPy's, and scores those that the pairs get by themselves."""
+    vae, data, target, z = inputs(species)
+    nearest = np.sort(cdist(z, z), axis=1)[:, :20]
+    for most in (1, 13, 10_000):
+        monkeypatch.setattr(similarity, "_CELLS_AT_ONCE", most)
+        seen = np.zeros(data.n_cells, dtype=int)
+        for cells, index, scores in similarity.neighbor_scores(vae, data, target, z, 20, **QUIET):
+            assert len(cells) <= most and len(set(data.batch[cells])) == 1
+            distances = np.take_along_axis(cdist(z[cells], z), index, axis=1)
+            np.testing.assert_allclose(distances, nearest[cells], atol=2e-3)
+            np.testing.assert_allclose(scores, cell_scores(vae, data, target, z, cells, index, **QUIET), atol=2e-3)
+            seen[cells] += 1
+        assert (seen == 1).all()
