@@ -133,7 +133,7 @@ def check_key(table: Mapping[str, Any] | pd.DataFrame, key: str, where: str) -> 
         raise KeyError(f"Expected {key!r} in {where}, found {', '.join(map(repr, table)) or 'nothing'}.")
 
 # %% ../nbs/00_core.ipynb #0a64139a
-_VALUES_AT_ONCE = 2**20  # whose check or sum in double precision is in memory at a time
+_VALUES_AT_ONCE = 2**20  # values that are checked, or summed in double precision, at a time
 
 
 def check_counts(values: np.ndarray, where: str) -> None:

@@ -236,7 +236,7 @@ def data_level_neighbors(
     Returns
     -------
     indices
-        Row numbers of context cells, nearest first, `int64`, shape (target cells, n_neighbors).
+        Row numbers of context cells, nearest first, `int32`, shape (target cells, n_neighbors).
     distances
         Their distances, `float32`, of the same shape.
 

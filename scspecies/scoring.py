@@ -111,7 +111,7 @@ def decode_many(decoder: Decoder, z: Tensor, batch: Tensor, into: Profiles | Non
 
     With `into`, the memory of these profiles (of as many points or more, and not needed any more) is used again.
     """
-    n_pieces = -(-len(z) * len(decoder.is_homologous) // _chunk(z.device))
+    n_pieces = min(len(z), -(-len(z) * len(decoder.is_homologous) // _chunk(z.device)))
     start, small = 0, True
     with evaluation_mode(decoder):
         for piece in z.tensor_split(n_pieces):
@@ -119,7 +119,11 @@ def decode_many(decoder: Decoder, z: Tensor, batch: Tensor, into: Profiles | Non
             part = decode_profiles(decoder, piece, batch[start:stop] if len(batch) > 1 else batch)
             if not start:
                 room = itemgetter(slice(len(z)))
-                whole = into.map(room) if into else part.map(lambda values: values.new_empty(len(z), values.shape[1]))
+                whole = (
+                    into.map(room)
+                    if into is not None
+                    else part.map(lambda values: values.new_empty(len(z), values.shape[1]))
+                )
             for array, values in zip(whole.arrays(), part.arrays(), strict=True):
                 array[start:stop] = values
             start, small = stop, small and part.small
@@ -511,7 +515,7 @@ def _find_nodes(
 def _blocks(
     decoder: Decoder, z: Tensor, points: np.ndarray, batch: Tensor, nodes: np.ndarray, max_points: int
 ) -> Iterator[Block]:
-    """Decode the points, at most `max_points` at a time; each block takes the memory of the one before."""
+    """Decode the points, at most `max_points` at a time; a block takes the memory of the one before, which is lost."""
     profiles = None
     for rows in _steps(len(points), max_points):
         some = points[rows]

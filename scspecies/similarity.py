@@ -168,7 +168,7 @@ def neighbor_scores(
     vae, data, target, context_z, batch_size, device, show_progress
         As in `cell_scores`.
     k
-        Number of neighbours; all context cells where there are fewer.
+        Number of neighbours, found by an exact search; all context cells where there are fewer.
 
     Yields
     ------
@@ -183,7 +183,8 @@ def neighbor_scores(
     limits: Any = {"batch_size": batch_size, "context_batch_size": None}
     with progress_bar(data.n_cells * min(k, len(z)), "similarity", show=show_progress) as bar:
         for cells in _cells_together(data.batch, target.z_mean):
-            index = latent_neighbors(target.z_mean[cells], context_z, k, device=device)
+            options: Any = {"metric": "euclidean", "method": "exact", "device": device}  # an index pays for many cells
+            index = nearest_neighbors(target.z_mean[cells], context_z, k, **options)[0]
             yield cells, index, _scores(vae, data, target, z, cells, index, bar, **limits)
 
 

@@ -321,6 +321,19 @@ def test_transfer_is_the_vote_of_the_best_by_hand(tmp_path):
         assert human.obs["pred_sim_cell_type_share"].iloc[cell] == pytest.approx(votes.max() / 9)
 
 
+@pytest.mark.parametrize("top_neigh", [7, 1000])
+def test_labels_are_the_same_whether_scores_are_kept_or_not(top_neigh, tmp_path, monkeypatch):
+    model = main_job(tiny_model(tmp_path))
+    human, columns = model.mdata["human"], ["pred_sim_cell_type", "pred_sim_cell_type_share"]
+    model.transfer_labels_data("cell_type", top_neigh=top_neigh, write_sim=True, **QUIET)
+    kept = human.obs[columns].copy()
+    monkeypatch.setattr("scspecies.similarity._CELLS_AT_ONCE", 16)
+    model.transfer_labels_data("cell_type", top_neigh=top_neigh, **QUIET)
+    assert "similarities" not in human.obsm
+    assert (human.obs[columns[0]].astype(str) == kept[columns[0]].astype(str)).mean() > 0.98  # but for ties
+    np.testing.assert_allclose(human.obs[columns[1]].to_numpy(), kept[columns[1]].to_numpy(), atol=0.2)
+
+
 # ---------------------------------------------------------------- the caller's data
 
 
