@@ -168,6 +168,7 @@ class Similarity(_Scores):
             self.target.data,
             target,
             context.z_mean,
+            N_LATENT_NEIGHBORS,
             batch_size=self.target.settings.batch_size,
             device=self.device,
             show_progress=show_progress,

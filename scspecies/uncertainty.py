@@ -42,11 +42,10 @@ def decoder_errors(species: ComparedSpecies, cell_type: str, sampling: Sampling)
         Of `log_factor`, shape (homologous genes,).
     """
     rows = species.rows(cell_type)
-    step = max(sampling.batch_size, CACHE_VALUES // species.counts.shape[1])
+    step = max(sampling.batch_size, CACHE_VALUES // species.counts.shape[1])  # the dispersion comes for all genes
     pieces = [rows[i : i + step] for i in range(0, len(rows), step)]
-    expected, extra = np.sum(
-        [_moments(species, cells, sampling) for cells in pieces], axis=0
-    )  # (homologous genes,) each
+    moments = [_moments(species, cells, sampling) for cells in pieces]
+    expected, extra = np.sum(moments, axis=0)  # (homologous genes,) each
     information = expected**2 / (expected + extra)
     observed = np.sum([gene_sums(species.counts[cells]) for cells in pieces], axis=0)[species.genes]
     log_factor = np.log((information / expected * observed + PRIOR_COUNTS) / (information + PRIOR_COUNTS))
